@@ -1,0 +1,1 @@
+"""What the services and batch scoring share: manifest, scorer, online reads, journal, rollout."""

@@ -1,0 +1,1 @@
+"""Prefect flows: how models come to be."""

@@ -1,0 +1,1 @@
+"""One module per tool that keeps something: tables, features, registry, profiles."""

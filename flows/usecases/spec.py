@@ -1,0 +1,163 @@
+"""What a use case declares: source, contract, features, label, estimators, gates and drift rules."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathSource:
+    """A table in a file: a local path, any fsspec URL (`s3://…`) or `package://<module>/<file>` inside an installed wheel.
+
+    `text` is white-space separated without a header. `${NAME}` in the URL is read from the environment.
+    """
+
+    url: str
+    format: Literal["parquet", "csv", "text"]
+    names: tuple[str, ...] = ()
+    skip_rows: int = 0
+    time_format: str | None = None
+    storage_options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqlSource:
+    """The rows of a query through SQLAlchemy. `${NAME}` in the URL is read from the environment."""
+
+    url: str
+    query: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpSource:
+    """The list of objects that a JSON endpoint answers with.
+
+    `records` is the dotted path to the list ("" when the answer is the list); `next` the dotted path to the next
+    page's URL, if the endpoint pages. `${NAME}` in the URL or a header is read from the environment.
+    """
+
+    url: str
+    records: str = ""
+    next: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    time_format: str | None = None
+
+
+Source = PathSource | SqlSource | HttpSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of a contract; bounds are inclusive. A `time` column is parsed to UTC."""
+
+    name: str
+    kind: Literal["int", "float", "str", "time"]
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    allowed: tuple[str | int, ...] = ()
+    pii: Literal["no", "mask", "drop"] = "no"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """Schema and ranges of a table.
+
+    `unique` names a key: later rows that repeat it are bad. Exact copies of a whole row are counted, and stop the
+    run above `max_duplicate_share` (a delivery loaded twice). Bad rows are quarantined and stop the run above
+    `max_bad_share`.
+    """
+
+    columns: tuple[Column, ...]
+    min_rows: int = 1
+    unique: tuple[str, ...] = ()
+    max_bad_share: float = 0.01
+    max_duplicate_share: float = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Groups of test rows by a feature: half-open bins `[edge, next edge)`, the last one open-ended."""
+
+    feature: str
+    edges: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRules:
+    """Thresholds of the gates. A share is 0 to 1, a skill 1 minus the ratio to the base rate's Brier score."""
+
+    min_roc_auc: float
+    min_average_precision: float
+    min_precision: float
+    min_recall: float
+    min_brier_skill: float = 0.0
+    max_calibration_error: float = 0.05
+    max_single_feature_auc: float = 0.97    # above this one column tells the label by itself: a leak
+    max_roc_auc: float = 0.98               # too good to be true for behaviour that is not determined by the past
+    min_gain: float = 0.002                 # of Brier skill over the champion on the same rows
+    max_loss: float = 0.01                  # of Brier skill against the champion: the interval must exclude more
+    min_slice_rows: int = 200
+    min_slice_auc: float = 0.55
+    max_slice_loss: float = 0.05            # of ROC AUC against the champion in any slice
+    max_group_gap: float = 0.2              # of positive rate between groups of the sensitive column
+    max_latency_us: float = 5_000.0         # per single row through the exported model
+    max_parity: float = 1e-5                # largest difference of exported and fitted scores
+    max_test_age_days: int = 200            # from the test cut-off to the day of training
+    confidence: float = 0.95
+    bootstrap: int = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftRules:
+    """When a window of answers counts as drifted against the release's reference."""
+
+    min_rows: int = 500
+    max_psi: float = 0.2                    # the usual "significant shift" of credit scoring (Siddiqi 2006)
+    max_ks: float = 0.15
+    max_missing_change: float = 0.05
+    max_unseen_share: float = 0.02
+    min_drifted_columns: int = 1
+    bins: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseCase:
+    """Everything that the generic flows need to know; behaviour is two pure functions.
+
+    `build_features(events, as_of)` returns one row per entity known before `as_of`, columns entity then features,
+    from events strictly before `as_of`. `build_labels(events, entities, cutoff)` returns 0/1 per entity (int64,
+    indexed like `entities`) from events in `[cutoff, cutoff + horizon_days)`.
+    `clock` is "wall", or "data" for a finished log, whose now is the day up to which it has been prepared.
+    `stale` says what happens to an answer whose features are missing or older than their ttl: `reject` it, fill in
+    the training medians (`default`), or do so and `flag` it.
+    """
+
+    name: str
+    title: str
+    source: Source
+    contract: Contract
+    entity: str
+    time: str
+    clock: Literal["wall", "data"]
+    feature_service: str
+    build_features: Callable[[pd.DataFrame, pd.Timestamp], pd.DataFrame]
+    build_labels: Callable[[pd.DataFrame, pd.Series, pd.Timestamp], pd.Series]
+    label: str
+    horizon_days: int
+    first_cutoff: str
+    grid: str = "MS"                        # pandas frequency of feature rows and of cut-offs
+    log_features: tuple[str, ...] = ()
+    estimators: tuple[str, ...] = ("logistic_regression", "random_forest", "hist_gradient_boosting")  # simplest first
+    trials: int = 12
+    max_search_rows: int = 12_000
+    gates: GateRules = field(default_factory=lambda: GateRules(
+        min_roc_auc=0.7, min_average_precision=0.5, min_precision=0.5, min_recall=0.5))
+    drift: DriftRules = field(default_factory=DriftRules)
+    slices: tuple[Slice, ...] = ()
+    sensitive: str | None = None
+    stale: Literal["reject", "default", "flag"] = "flag"
+    risks: tuple[str, str] = ("Low", "High")
+    seed: int = 7
