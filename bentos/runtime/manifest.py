@@ -1,0 +1,101 @@
+"""The manifest: everything that an answer depends on, in one immutable value beside the model's file."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+GOLDEN = "golden.json"          # {"rows": [{feature: value or null}], "scores": [float]}
+REFERENCE = "reference.json"    # column sketches of the holdout's features and scores
+REFERENCE_PROFILE = "reference.bin"
+
+
+class ManifestError(ValueError):
+    """A release folder is incomplete, altered or of another format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One model input: `log1p` where `log`, then `(value - mean) / scale`; a missing value becomes `fill` first."""
+
+    name: str
+    fill: float
+    mean: float
+    scale: float
+    log: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What ties a model to its inputs, threshold, reference and origin; written by train, read everywhere."""
+
+    format: int = 1
+    use_case: str
+    entity: str
+    feature_service: str
+    features: tuple[Feature, ...]
+    threshold: float
+    risks: tuple[str, str]
+    stale: Literal["reject", "default", "flag"]
+    engine: str
+    estimator: str
+    run_id: str
+    as_of: str
+    snapshot: str
+    commit: str
+    lock: str
+    seed: int
+    verdict: str
+    reasons: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)     # file name -> sha256
+
+    @property
+    def names(self) -> list[str]:
+        """Feature names in the order of the model's inputs."""
+        return [f.name for f in self.features]
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON, hex."""
+        return hashlib.sha256(self.dump().encode()).hexdigest()
+
+    def dump(self) -> str:
+        """Canonical JSON: sorted keys, no NaN."""
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False, indent=1)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def parse(text: str) -> Manifest:
+    """Manifest from its JSON; ManifestError if a key is unknown, absent or the format is newer."""
+    try:
+        raw: dict[str, Any] = json.loads(text)
+        if raw.get("format") != 1:
+            raise ManifestError(f"manifest format {raw.get('format')!r} is not 1: use the bentoflow that wrote it")
+        raw["features"] = tuple(Feature(**f) for f in raw["features"])
+        raw["risks"] = tuple(raw["risks"])
+        raw["reasons"] = tuple(raw["reasons"])
+        return Manifest(**raw)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ManifestError(f"not a manifest: {error}") from error
+
+
+def load(folder: Path) -> Manifest:
+    """The manifest of a release folder, every file's hash checked; ManifestError names the one that differs."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ManifestError(f"no {MANIFEST} in {folder}: not a release; run `bentoflow release`")
+    manifest = parse(path.read_text())
+    for name, expected in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise ManifestError(f"{folder} lacks {name}, which its manifest lists; release the version again")
+        if (found := sha256(file)) != expected:
+            raise ManifestError(f"{file} has sha256 {found[:12]}, the manifest says {expected[:12]}: it was altered")
+    return manifest
