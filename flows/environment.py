@@ -1,0 +1,42 @@
+"""Environment defaults of every tool, so that its own commands work in this repository without configuration.
+
+The set-up writes one line into the virtual environment that calls `apply` when an interpreter starts; what the user
+has set wins. Standard library only.
+"""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def defaults(home: Path) -> dict[str, str]:
+    """Variables that keep every tool's state below `home` and its telemetry off."""
+    database = f"sqlite:///{home}/mlflow/mlflow.db"
+    return {
+        "BENTOFLOW_HOME": str(home),
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "BENTOML_HOME": str(home / "bentoml"),
+        "MLFLOW_TRACKING_URI": database,
+        "MLFLOW_BACKEND_STORE_URI": database,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(home / "mlflow" / "artifacts"),
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "DO_NOT_TRACK": "true",
+        "BENTOML_DO_NOT_TRACK": "True",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "WHYLOGS_NO_ANALYTICS": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+
+
+def apply(home: Path | None = None) -> None:
+    """Set what is unset in this process; a `home` given here moves every tool there."""
+    if home is not None:
+        os.environ.update(defaults(home))
+    for name, value in defaults(Path(os.environ.get("BENTOFLOW_HOME") or ROOT / ".bentoflow")).items():
+        os.environ.setdefault(name, value)
+    for folder in ("mlflow", "prefect", "bentoml"):
+        (Path(os.environ["BENTOFLOW_HOME"]) / folder).mkdir(parents=True, exist_ok=True)

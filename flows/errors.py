@@ -1,0 +1,37 @@
+"""The error tree: each message says what failed, on which value, and what to do."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class BentoflowError(Exception):
+    """Anything that this stack refuses or cannot do."""
+
+
+class SourceError(BentoflowError):
+    """A source could not be read; the message never holds credentials."""
+
+
+class ContractError(BentoflowError):
+    """A table breaks its contract as a whole; `bad` holds the rows for quarantine, `report` the counts."""
+
+    def __init__(
+        self, message: str, bad: "pd.DataFrame | None" = None, report: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.bad = bad
+        self.report = report if report is not None else {}
+
+
+class StoreError(BentoflowError):
+    """A stored artefact is missing, altered or cannot be written."""
+
+
+class GateError(BentoflowError):
+    """A candidate was refused, or a gate could not be evaluated."""
+
+
+class ReleaseError(BentoflowError):
+    """A release, rollout or rollback could not be carried out whole."""

@@ -1,0 +1,96 @@
+"""Lineage and reproduction: from a request id back to its score, from a version back to its training."""
+
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bentos.runtime import manifest
+from bentos.runtime.manifest import Manifest
+from bentos.runtime.scorer import Scorer, decide
+from flows import usecases
+from flows.errors import StoreError
+from flows.settings import settings
+from flows.steps import candidate, cohorts, dossier
+from flows.steps.search import Trial
+from flows.stores import answers, bentos, features, registry, tables
+
+
+def explain(request_id: str, use_case: str) -> dict[str, Any]:
+    """Where an answer came from, and whether its features score the same again today."""
+    home = settings().home
+    record = answers.find(home, use_case, request_id)
+    try:
+        folder = bentos.model_folder(record["release"])
+        scorer = Scorer.load(folder)
+    except StoreError:
+        with TemporaryDirectory() as target:
+            scorer = Scorer.load(registry.release_files(registry.get(use_case, record["model_version"]), Path(target)))
+    x = np.array([[record["features"].get(n) for n in scorer.manifest.names]], dtype=np.float64)
+    again = float(scorer.score(x)[0])
+    found = scorer.manifest
+    decision = found.risks[int(decide(again, found.threshold))]
+    return {
+        **{k: record[k] for k in ("request_id", "time", "entity", "arm", "release", "model_version", "features",
+                                  "event_time", "score", "decision", "threshold")},
+        "snapshot": found.snapshot, "commit": found.commit, "lock": found.lock, "run_id": found.run_id,
+        "feature_service": found.feature_service, "score_again": again,
+        "equal": again == record["score"] and decision == record["decision"],
+    }
+
+
+def reproduce(use_case: str, number: str, tolerance: float = 1e-6) -> dict[str, Any]:
+    """Retrain a version from its snapshot, parameters and seed, and compare frame, scores and metrics with the stored.
+
+    Features are built anew from the snapshot in a home of their own. `tolerance` bounds the largest difference of a
+    score that still counts as equal (another CPU may round differently).
+    """
+    case, home = usecases.load(use_case), settings().home
+    with TemporaryDirectory() as folder:
+        stored = registry.release_files(registry.get(use_case, number), Path(folder) / "stored")
+        kept, facts = manifest.load(stored), json.loads((stored / dossier.TRAINING).read_text())
+        predictions = pd.read_parquet(stored / dossier.PREDICTIONS)
+        events = tables.read_snapshot(home / "snapshots" / use_case, kept.snapshot)
+        joined = rebuilt(use_case, events, cohorts.utc(facts["as_of"]), Path(folder) / "home")
+    everything = candidate.table(case, joined, kept.names)
+    held_out = everything.times == np.datetime64(cohorts.utc(facts["test_cutoff"]).tz_localize(None))
+    training, test = everything.part(~held_out), everything.part(held_out)
+    if facts.get("drill") == "shuffled_labels":
+        training = candidate.mislabelled(training, kept.seed)
+    trial = Trial(estimator=facts["estimator"], params=facts["params"], folds=(0.0,))
+    scorer = candidate.fit(case, training, trial, _blank(kept))[2]
+    scores = scorer.score(test.x)
+    difference = float(np.max(np.abs(scores - predictions["score"].to_numpy())))
+    return {
+        "use_case": use_case, "version": number, "snapshot": kept.snapshot, "rows": len(scores),
+        "same_frame": tables.content_hash(joined)[:16] == facts["frame"],
+        "threshold": [kept.threshold, scorer.manifest.threshold], "largest_score_difference": difference,
+        "equal": difference <= tolerance and bool((test.entities == predictions["entity"].to_numpy()).all()),
+    }
+
+
+def _blank(kept: Manifest) -> Manifest:
+    from dataclasses import replace
+
+    return replace(kept, features=(), files={}, metrics={}, verdict="", reasons=())
+
+
+def rebuilt(use_case: str, events: pd.DataFrame, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
+    """The joined training frame as of a moment, from events alone, with a feature store below `home`."""
+    case = usecases.load(use_case)
+    for moment in cohorts.grid(case, cohorts.utc(case.first_cutoff), as_of):
+        frame = case.build_features(events, moment)
+        frame["event_timestamp"] = pd.Series(moment, index=frame.index).astype("datetime64[us, UTC]")
+        tables.write_table(frame, home / "features" / use_case / f"as_of={moment:%Y-%m-%d}.parquet")
+    before = os.environ["BENTOFLOW_HOME"]
+    os.environ["BENTOFLOW_HOME"] = str(home)        # the feature repository's paths depend on it
+    try:
+        store = features.open_store(home)
+        features.apply(store)
+    finally:
+        os.environ["BENTOFLOW_HOME"] = before
+    return features.training_frame(store, case, events, as_of)

@@ -1,0 +1,125 @@
+"""feedback: labels that arrive later, joined to the journal; live quality per month once enough are in."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prefect import flow, get_run_logger, task, unmapped
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from bentos.runtime import clock, journal
+from flows import usecases
+from flows.runner import task_runner
+from flows.settings import settings
+from flows.steps import cohorts, metrics
+from flows.stores import answers, history, registry, tables
+from flows.train import latest
+from flows.usecases.spec import PathSource
+
+METRICS = ("roc_auc", "average_precision", "precision", "recall", "accuracy", "brier_skill", "calibration_error")
+MIN_LABELS = 200
+
+
+def from_events(name: str, frame: pd.DataFrame, snapshot: str, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
+    """Labels of the answers whose horizon has passed by `as_of`, from the events of the snapshot, by entity and time."""
+    case = usecases.load(name)
+    mature = frame[frame["time"] + pd.Timedelta(days=case.horizon_days) <= as_of]
+    if mature.empty:
+        return mature.assign(label=pd.Series(dtype="int64"))
+    events = tables.read_snapshot(home / "snapshots" / name, snapshot)
+    parts = [
+        group.assign(label=case.build_labels(events, group["entity"], cohorts.utc(str(moment))).to_numpy())
+        for moment, group in mature.groupby("time")
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+@task(cache_policy=NO_CACHE)
+def collect(path: Path) -> pd.DataFrame:
+    """The answers of one journal segment: request, time, entity, score, release, arm."""
+    records = [r for r in journal.read(path) if not r.get("smoke")]
+    return pd.DataFrame({
+        "request_id": [r["request_id"] for r in records],
+        "time": pd.to_datetime([r["time"] for r in records], utc=True, format="ISO8601"),
+        "entity": [r["entity"] for r in records],
+        "score": np.array([r["score"] for r in records], dtype=np.float64),
+        "threshold": np.array([r["threshold"] for r in records], dtype=np.float64),
+        "release": [r["release"] for r in records],
+        "arm": [r["arm"] for r in records],
+        "state": [r["state"] for r in records],
+    })
+
+
+@task(cache_policy=NO_CACHE)
+def join(frame: pd.DataFrame, name: str, labels: str | None, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
+    """Labels by request id from a parquet table, else by entity and time from the prepared events."""
+    if labels is not None:
+        table = tables.read(PathSource(url=labels, format="parquet"))
+        return frame.merge(table[["request_id", "label"]], on="request_id", how="inner", validate="1:1")
+    return from_events(name, frame, latest(home, name)[0], as_of, home)
+
+
+@task(cache_policy=NO_CACHE)
+def measure(month: str, labelled: pd.DataFrame, name: str, min_labels: int) -> dict[str, Any] | None:
+    """Live quality of one month with intervals; None while there are too few labels or only one class."""
+    case = usecases.load(name)
+    rows = labelled[labelled["time"].dt.strftime("%Y-%m") == month]
+    if len(rows) < min_labels or rows["label"].nunique() < 2:
+        return None
+    found = metrics.bootstrap(
+        rows["label"].to_numpy(), rows["score"].to_numpy(), float(rows["threshold"].iloc[-1]), metrics=METRICS,
+        n=case.gates.bootstrap, confidence=case.gates.confidence, seed=case.seed, groups=rows["entity"].to_numpy(),
+    )
+    return {
+        "month": month, "labels": len(rows), "base_rate": float(rows["label"].mean()),
+        "releases": sorted(rows["release"].unique()),
+        **{k: {"value": v.value, "low": v.low, "high": v.high} for k, v in found.items()},
+    }
+
+
+@flow(name="feedback", task_runner=task_runner())
+def feedback(
+    use_case: str = "churn", as_of: datetime | None = None, labels: str | None = None, min_labels: int = MIN_LABELS,
+) -> dict[str, Any]:
+    """Join mature labels to the journal and measure live quality per month; to MLflow, a file and an artifact.
+
+    `labels` names a parquet table with `request_id` and `label`; without it labels come from the prepared events.
+    """
+    case, home, log = usecases.load(use_case), settings().home, get_run_logger()
+    moment = cohorts.utc(pd.Timestamp(as_of)) if as_of else cohorts.utc(pd.Timestamp(clock.now(home, use_case)))
+    parts = [p for p in collect.map(journal.segments(answers.folder(home, use_case))).result() if len(p)]
+    if not parts:
+        log.warning("the journal of %s is empty: nothing to measure", use_case)
+        return {"use_case": use_case, "months": []}
+    everything = pd.concat(parts, ignore_index=True)
+    labelled = join(everything, use_case, labels, moment, home)
+    months = sorted(labelled["time"].dt.strftime("%Y-%m").unique()) if len(labelled) else []
+    measured = measure.map(months, unmapped(labelled), unmapped(use_case), unmapped(min_labels)).result()
+    result = {"use_case": use_case, "as_of": moment.isoformat(), "answers": len(everything), "labels": len(labelled),
+              "months": [m for m in measured if m]}
+    clock.replace(home / "feedback" / f"{use_case}.json", json.dumps(result, indent=1).encode())
+    with registry.run(registry.connect(use_case, home), f"feedback {moment.date()}", tags={"kind": "feedback"}):
+        registry.log(metrics={f"live_{m['month']}_{k}": m[k]["value"] for m in result["months"] for k in METRICS})
+    history.append(home, use_case, "feedback", at=moment.to_pydatetime(), labels=len(labelled),
+                   months={m["month"]: round(m["roc_auc"]["value"], 4) for m in result["months"]})
+    create_markdown_artifact(key=f"{use_case}-feedback", markdown=as_markdown(case.title, result))
+    log.info("%d of %d answers have a mature label", len(labelled), len(everything))
+    return result
+
+
+def as_markdown(title: str, result: dict[str, Any]) -> str:
+    """Live quality per month as a table."""
+    lines = [f"# {title}: live quality as of {result['as_of'][:10]}", "", "| month | labels | ROC AUC | average precision |",
+             "|---|---:|---:|---:|"]
+    for m in result["months"]:
+        cells = [f"{m[k]['value']:.3f} ({m[k]['low']:.3f} to {m[k]['high']:.3f})" for k in ("roc_auc", "average_precision")]
+        lines.append(f"| {m['month']} | {m['labels']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(feedback())

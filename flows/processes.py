@@ -1,0 +1,148 @@
+"""Processes that the stack starts and stops by name: pid file, log file, a wait until healthy. Nothing else is ended."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+from flows.errors import BentoflowError
+
+
+class ProcessError(BentoflowError):
+    """A process did not start or did not become healthy; the end of its log is in the message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """One started process; `started` is the kernel's start time, so that a reused pid is never taken for it."""
+
+    name: str
+    pid: int
+    started: int
+    url: str
+    log: str
+
+
+def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
+    """`preferred` if nobody listens there, else a free one."""
+    for port in (preferred, 0):
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind((host, port))
+            except OSError:
+                continue
+            return int(s.getsockname()[1])
+    raise ProcessError(f"no free port on {host}")
+
+
+def _started(pid: int) -> int | None:
+    """The kernel's start time of a living process, clock ticks since boot; None for a dead one or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def _file(home: Path, name: str) -> Path:
+    return home / "run" / f"{name}.json"
+
+
+def running(home: Path, name: str) -> Process | None:
+    """The process of that name if it lives."""
+    try:
+        process = Process(**json.loads(_file(home, name).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return process if _started(process.pid) == process.started else None
+
+
+def start(
+    home: Path, name: str, command: Sequence[str], *, url: str = "", env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Process:
+    """Start a command in its own process group, output to a log; gives the living one of that name if there is one."""
+    if (alive := running(home, name)) is not None:
+        return alive
+    log = home / "logs" / f"{name}.log"
+    for folder in (log.parent, home / "run"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            list(command), stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=cwd, start_new_session=True,
+            env={**os.environ, **(env or {})},
+        )
+    process = Process(name=name, pid=child.pid, started=_started(child.pid) or 0, url=url, log=str(log))
+    _file(home, name).write_text(json.dumps(asdict(process)))
+    return process
+
+
+def tail(path: str, lines: int = 12) -> str:
+    """The last lines of a log."""
+    try:
+        return "\n".join(Path(path).read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def wait(home: Path, name: str, ready: Callable[[], bool], *, seconds: float) -> Process:
+    """Wait until `ready`; ProcessError with the end of the log when the process dies or the time runs out."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        process = running(home, name)
+        if process is None:
+            raise ProcessError(f"{name} ended at once; the end of its log:\n{tail(str(home / 'logs' / f'{name}.log'))}")
+        if ready():
+            return process
+        time.sleep(0.1)
+    log = home / "logs" / f"{name}.log"
+    raise ProcessError(f"{name} was not ready within {seconds:.0f} s; the end of {log}:\n{tail(str(log))}")
+
+
+def answers(url: str, *, accept: Callable[[int], bool] = lambda status: status == 200) -> bool:
+    """Whether a GET of the URL is answered with an accepted status."""
+    try:
+        return accept(httpx.get(url, timeout=2.0).status_code)
+    except httpx.HTTPError:
+        return False
+
+
+def stop(home: Path, name: str, *, seconds: float = 15.0) -> bool:
+    """SIGTERM to the process group, SIGKILL after `seconds`; False if there was nothing to stop."""
+    process = running(home, name)
+    if process is None:
+        _file(home, name).unlink(missing_ok=True)
+        return False
+    for sign, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            break
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and running(home, name) is not None:
+            _reap(process.pid)
+            time.sleep(0.05)
+        if running(home, name) is None:
+            break
+    _file(home, name).unlink(missing_ok=True)
+    return True
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+
+
+def names(home: Path) -> list[str]:
+    """Names of the processes with a pid file."""
+    return sorted(p.stem for p in (home / "run").glob("*.json"))

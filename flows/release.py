@@ -1,0 +1,187 @@
+"""release: a gated version becomes model, bento, staged arm, smoke-tested champion; or everything reverts."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from bentos.runtime import clock, manifest, rollout
+from flows import usecases
+from flows.errors import GateError, ReleaseError, StoreError
+from flows.settings import Settings, settings
+from flows.steps import tenure
+from flows.stores import bentos, history, registry, transaction
+from flows.targets import local
+
+Target = Literal["local"]
+Step = Callable[[str], None]
+
+
+def checkpoint(name: str) -> None:
+    """Ends the process here if BENTOFLOW_KILL_AFTER says so: how the tests kill a release between any two steps."""
+    if os.environ.get("BENTOFLOW_KILL_AFTER") == name:
+        os._exit(137)
+
+
+@contextmanager
+def exclusive(home: Path, use_case: str) -> Iterator[None]:
+    """One release or rollback of a use case at a time; ReleaseError if another is at it."""
+    path = home / "locks" / f"release-{use_case}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ReleaseError(f"another release of {use_case} is under way; try again when it is done") from None
+        yield
+
+
+def releasable(use_case: str, number: str | None) -> registry.Version:
+    """The version to release; GateError unless its gates said PROMOTE, against the champion that is still in charge."""
+    version = registry.get(use_case, number) if number else registry.by_alias(use_case, "challenger")
+    if version is None:
+        raise ReleaseError(f"{use_case} has no challenger: run `bentoflow train`, or name a version to release")
+    if version.verdict != "PROMOTE":
+        reasons = " ".join(json.loads(version.tags.get("reasons", "[]")))
+        raise GateError(f"version {version.number} of {use_case} cannot be released: its verdict is "
+                        f"{version.verdict or 'missing'}. {reasons}".strip())
+    champion = registry.by_alias(use_case, "champion")
+    against = version.tags.get("judged_against", "")
+    if champion is not None and champion.number not in {against, version.number}:
+        raise GateError(f"version {version.number} was judged against {against or 'no champion'}, but {champion.number} "
+                        f"is in charge now: train again, so that they are compared on the same rows")
+    return version
+
+
+@task(cache_policy=NO_CACHE)
+def keep(use_case: str, version: registry.Version) -> tuple[str, Path]:
+    """The version's files in BentoML's model store under a tag that holds their hash; tag and folder."""
+    with TemporaryDirectory() as folder:
+        files = registry.release_files(version, Path(folder))
+        found = manifest.load(files)
+        if found.digest() != version.tags.get("manifest_sha256") or found.verdict != "PROMOTE":
+            raise GateError(f"the files of version {version.number} are not the ones that its gates judged")
+        tag = f"{use_case}:v{version.number}-{found.digest()[:8]}"
+        release = Path(folder) / "kept"
+        shutil.copytree(files, release)
+        (release / "release.json").write_text(json.dumps({"release": tag, "model_version": version.number}))
+        bentos.keep_model(tag, release, {"use_case": use_case, "version": version.number, "snapshot": found.snapshot})
+    return tag, bentos.model_folder(tag)
+
+
+@task(cache_policy=NO_CACHE)
+def build(tag: str, use_case: str, folder: Path) -> str:
+    """The bento; its labels carry version, commit, snapshot and metrics."""
+    found = manifest.load(folder)
+    labels = {"model": tag.replace(":", "-"), "commit": found.commit.replace("+", "-"), "snapshot": found.snapshot, **{
+        name: f"{found.metrics[name]:.4f}" for name in ("roc_auc", "average_precision", "brier_skill") if name in found.metrics
+    }}
+    return bentos.build(tag, tag, use_case, labels)
+
+
+@task(cache_policy=NO_CACHE)
+def verify(chosen: Settings, pending: transaction.Transaction, folder: Path) -> str:
+    """Start or find the service, and ask the staged arm for its golden rows."""
+    arm = "champion" if pending.release == pending.champion_before else "challenger"
+    service = local.ensure(chosen, pending.use_case, pending.bento or None)
+    entity = manifest.load(folder).entity
+    rows = local.smoke(service.url, entity, folder, pending.release, arm=arm)
+    return f"{rows} golden rows answered exactly at {service.url}"
+
+
+def carry_out(chosen: Settings, pending: transaction.Transaction, folder: Path, log: Any) -> dict[str, Any]:
+    """Stage, smoke, commit, switch, record; any failure before the commit reverts everything."""
+    home = chosen.home
+    transaction.write(home, pending)
+    checkpoint("intent")
+    try:
+        transaction.stage(home, pending)
+        checkpoint("staged")
+        log.info(verify(chosen, pending, folder))
+        checkpoint("smoked")
+    except Exception as error:
+        transaction.revert(home, pending, f"{type(error).__name__}: {error}"[:500])
+        raise
+    done = transaction.commit(home, pending)
+    checkpoint("committed")
+    transaction.switch(home, done)
+    checkpoint("switched")
+    transaction.record(home, done)
+    return transaction.describe(done)
+
+
+@flow(name="release")
+def release(
+    use_case: str = "churn", version: str | None = None, target: Target = "local", reason: str = "manual",
+) -> dict[str, Any]:
+    """Release a version (default: the challenger) whose gates said PROMOTE; a worse one never gets this far."""
+    chosen, log = settings(), get_run_logger()
+    usecases.load(use_case)
+    with exclusive(chosen.home, use_case):
+        if (recovered := transaction.recover(chosen.home, use_case)) is not None:
+            log.warning("an interrupted release was %s", recovered)
+        wanted = releasable(use_case, version)
+        before = registry.aliases(use_case)
+        if before.get("champion") == wanted.number:
+            log.info("version %s is champion already", wanted.number)
+            return {"use_case": use_case, "action": "unchanged", "version": wanted.number}
+        tag, folder = keep(use_case, wanted)
+        bento = build(tag, use_case, folder)
+        pending = transaction.Transaction(
+            use_case=use_case, action="promoted", release=tag, version=wanted.number, reason=reason, bento=bento,
+            at=clock.now(chosen.home, use_case).isoformat(),
+            aliases={"champion": wanted.number, "challenger": None, "previous": before.get("champion")},
+            aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
+            champion_before=_champion_release(chosen.home, use_case),
+        )
+        result = carry_out(chosen, pending, folder, log)
+    create_markdown_artifact(key=f"{use_case}-release", markdown=f"# {use_case} version {wanted.number} is champion\n\n"
+                             f"Release `{tag}`, bento `{bento}`, because: {reason}.")
+    return result
+
+
+def _champion_release(home: Path, use_case: str) -> str | None:
+    now = rollout.read(rollout.rollout_path(home, use_case))
+    return next((arm.release for arm in now.arms if arm.name == "champion"), None) if now else None
+
+
+@flow(name="rollback")
+def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
+    """Back to the previous release, whole: model, threshold, features and reference; verified before it answers."""
+    chosen, log = settings(), get_run_logger()
+    usecases.load(use_case)
+    with exclusive(chosen.home, use_case):
+        if (recovered := transaction.recover(chosen.home, use_case)) is not None:
+            log.warning("an interrupted release was %s", recovered)
+        champions = tenure.stack(history.read(chosen.home, use_case))
+        if len(champions) < 2:
+            raise ReleaseError(f"{use_case} has no previous release to go back to; see `bentoflow status`")
+        earlier = next(line for line in reversed(history.read(chosen.home, use_case))
+                       if line["action"] == tenure.PROMOTED and line["version"] == champions[-2])
+        try:
+            folder = bentos.model_folder(earlier["release"])
+        except StoreError:
+            folder = keep(use_case, registry.get(use_case, earlier["version"]))[1]
+        before = registry.aliases(use_case)
+        pending = transaction.Transaction(
+            use_case=use_case, action="rolled back", release=earlier["release"], version=earlier["version"],
+            bento=earlier.get("bento", ""), reason=reason, at=clock.now(chosen.home, use_case).isoformat(),
+            aliases={"champion": earlier["version"], "challenger": None,
+                     "previous": champions[-3] if len(champions) > 2 else None},
+            aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
+            champion_before=_champion_release(chosen.home, use_case),
+        )
+        return carry_out(chosen, pending, folder, log)
+
+
+if __name__ == "__main__":
+    print(release())

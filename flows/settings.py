@@ -1,0 +1,42 @@
+"""Typed settings from the environment; what belongs to a use case lives in its spec."""
+
+import secrets
+from pathlib import Path
+from typing import Literal
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from flows.environment import ROOT
+
+
+class Settings(BaseSettings):
+    """Every variable is prefixed BENTOFLOW_, for example BENTOFLOW_HOME."""
+
+    model_config = SettingsConfigDict(env_prefix="BENTOFLOW_", frozen=True)
+
+    home: Path = ROOT / ".bentoflow"
+    use_case: str = "churn"
+    host: str = "127.0.0.1"
+    service_port: int = 3000
+    prefect_port: int = 4200
+    mlflow_port: int = 5000
+    task_runner: Literal["threads", "dask"] = "threads"
+    dask_address: str | None = None         # of a running scheduler; a local cluster is started without one
+    dask_workers: int = 2
+    mask_key: str | None = None             # keys the masking of personal data; generated once if unset
+
+    def key(self) -> bytes:
+        """The masking key: from the environment, else kept in a private file so that masks stay stable."""
+        if self.mask_key:
+            return self.mask_key.encode()
+        path = self.home / "mask.key"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32))
+        return path.read_text().encode()
+
+
+def settings() -> Settings:
+    """The settings as the environment stands now."""
+    return Settings()

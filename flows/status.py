@@ -1,0 +1,41 @@
+"""What is champion, since when and why; the last verdicts; the journal's size; what is running."""
+
+from pathlib import Path
+from typing import Any
+
+from bentos.runtime import clock, journal, rollout
+from flows import processes
+from flows.settings import Settings
+from flows.stores import answers, history, registry, transaction
+
+
+def status(chosen: Settings, use_case: str) -> dict[str, Any]:
+    """The state of a use case as stored evidence shows it."""
+    home = chosen.home
+    lines = history.read(home, use_case)
+    champion = registry.by_alias(use_case, "champion")
+    since = next((line for line in reversed(lines) if line["action"] in {"promoted", "rolled back"}), None)
+    segments = journal.segments(answers.folder(home, use_case))
+    pending = transaction.read(home, use_case)
+    service = processes.running(home, f"service-{use_case}")
+    return {
+        "use case": use_case,
+        "clock": clock.now(home, use_case).isoformat(),
+        "champion": None if champion is None or since is None else
+        f"version {champion.number}, {since['action']} at {since['at'][:10]} ({since['reason']}), release {since['release']}",
+        "aliases": registry.aliases(use_case),
+        "rollout": _arms(home, use_case),
+        "under way": None if pending is None else f"{pending.action} {pending.release}: run `bentoflow release` to settle it",
+        "last verdicts": [f"{line['at'][:10]} {line['action']}" for line in lines if _is_verdict(line)][-5:],
+        "journal": f"{len(segments)} segments, {sum(p.stat().st_size for p in segments):,} bytes",
+        "service": service.url if service else "not running",
+    }
+
+
+def _is_verdict(line: dict[str, Any]) -> bool:
+    return str(line["action"]).startswith(("trained", "drift"))
+
+
+def _arms(home: Path, use_case: str) -> dict[str, str]:
+    found = rollout.read(rollout.rollout_path(home, use_case))
+    return {arm.name: arm.release for arm in found.arms} if found else {}

@@ -1,0 +1,48 @@
+"""The journal as frames: the answers of a window, of one release, or of one request."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bentos.runtime import journal
+from flows.errors import StoreError
+
+
+def folder(home: Path, use_case: str) -> Path:
+    """Where the service of a use case writes its journal."""
+    return home / "journal" / use_case
+
+
+def rows(
+    path: Path, *, since: datetime, until: datetime, release: str | None = None, arm: str | None = None
+) -> list[dict[str, Any]]:
+    """The answered records of one segment with `since <= time < until`, smoke tests left out."""
+    found = []
+    for record in journal.read(path):
+        if record.get("smoke") or (release and record["release"] != release) or (arm and record["arm"] != arm):
+            continue
+        if since <= datetime.fromisoformat(record["time"]) < until:
+            found.append(record)
+    return found
+
+
+def features_frame(records: Iterable[dict[str, Any]], names: Iterable[str]) -> pd.DataFrame:
+    """Feature values (float64, NaN where missing) and the score of each answer."""
+    listed = list(records)
+    columns = {n: np.array([r["features"].get(n) for r in listed], dtype=np.float64) for n in names}
+    return pd.DataFrame({**columns, "score": np.array([r["score"] for r in listed], dtype=np.float64)})
+
+
+def find(home: Path, use_case: str, request_id: str) -> dict[str, Any]:
+    """The one answer of that request id; StoreError if the journal has none."""
+    needle = request_id.encode()
+    for path in reversed(journal.segments(folder(home, use_case))):
+        if needle in path.read_bytes():
+            for record in journal.read(path):
+                if record["request_id"] == request_id:
+                    return record
+    raise StoreError(f"no answer {request_id!r} in the journal of {use_case} below {folder(home, use_case)}")

@@ -1,0 +1,112 @@
+"""Feast on the offline side: apply the feature repository, point-in-time joins, materialisation."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bentos.runtime.online import repo_config
+from flows.environment import ROOT
+from flows.errors import StoreError
+from flows.steps import cohorts
+from flows.usecases.spec import UseCase
+
+REPO = ROOT / "feature_repo"
+
+
+def open_store(home: Path) -> Any:
+    """The feature store whose state lies below `home`."""
+    from feast import FeatureStore
+
+    (home / "feast").mkdir(parents=True, exist_ok=True)
+    return FeatureStore(config=repo_config(home))
+
+
+def definitions(repo: Path = REPO) -> list[Any]:
+    """The Feast objects of every file in the feature repository, each file run anew (paths depend on the home)."""
+    from feast import Entity, FeatureService, FeatureView
+
+    kinds = (Entity, FeatureView, FeatureService)
+    found: dict[tuple[str, str], Any] = {}
+    for path in sorted(repo.glob("*.py")):
+        spec = spec_from_file_location(f"feature_repo_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise StoreError(f"cannot load {path}: not a Python file")
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for thing in vars(module).values():
+            if isinstance(thing, kinds):
+                found[type(thing).__name__, thing.name] = thing
+    return list(found.values())
+
+
+def apply(store: Any, repo: Path = REPO) -> list[str]:
+    """Register the repository's definitions; the names of the feature services."""
+    objects = definitions(repo)
+    store.apply(objects)
+    return [o.name for o in objects if type(o).__name__ == "FeatureService"]
+
+
+def service_views(store: Any, service: str) -> list[Any]:
+    """The feature views that a feature service projects; StoreError if there is none of that name."""
+    from feast.errors import FeatureServiceNotFoundException
+
+    try:
+        projections = store.get_feature_service(service).feature_view_projections
+    except FeatureServiceNotFoundException as error:
+        known = sorted(s.name for s in store.list_feature_services())
+        raise StoreError(
+            f"no feature service {service!r} in Feast; known: {', '.join(known) or 'none'}. "
+            "Run `bentoflow prepare` or `feast -c feature_repo apply`"
+        ) from error
+    return [store.get_feature_view(p.name) for p in projections]
+
+
+def feature_names(store: Any, service: str) -> list[str]:
+    """Names of the features of a service, in the order of its definition."""
+    service_views(store, service)
+    projections = store.get_feature_service(service).feature_view_projections
+    return [f.name for p in projections for f in p.features]
+
+
+def point_in_time(store: Any, entities: pd.DataFrame, service: str) -> pd.DataFrame:
+    """`entities` (any columns, among them the join keys and `event_timestamp`) with the features of that moment.
+
+    Rows and their order are kept, a value older than its ttl is NaN; StoreError if Feast returns other rows.
+    """
+    keys = sorted({key for view in service_views(store, service) for key in view.join_keys})
+    on = [*keys, "event_timestamp"]
+    base = entities[on].drop_duplicates()
+    got = store.get_historical_features(entity_df=base, features=store.get_feature_service(service)).to_df()
+    names = feature_names(store, service)
+    got["event_timestamp"] = pd.to_datetime(got["event_timestamp"], utc=True).astype(base["event_timestamp"].dtype)
+    if len(got) != len(base) or got.duplicated(on).any():
+        raise StoreError(
+            f"asked Feast for {len(base)} rows of {service}, got {len(got)}: training on them would be biased. "
+            "Check the offline store's type in feature_repo/feature_store.yaml (duckdb keeps every row)"
+        )
+    joined = entities.assign(_row=np.arange(len(entities))).merge(got[[*on, *names]], on=on, how="left", validate="m:1")
+    if len(joined) != len(entities):
+        raise StoreError(f"joining features of {service} gave {len(joined)} rows for {len(entities)}")
+    return joined.sort_values("_row").drop(columns="_row").reset_index(drop=True)
+
+
+def training_frame(store: Any, use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
+    """Entities and labels at every cut-off known as of a moment, joined with the features of then."""
+    known = events[events[use_case.time] < as_of]
+    parts = cohorts.split(use_case, as_of)
+    rows = pd.concat([cohorts.cohort(use_case, known, c) for c in (*parts.train, parts.test)], ignore_index=True)
+    return point_in_time(store, rows, use_case.feature_service)
+
+
+def materialise(store: Any, views: Iterable[str], *, end: datetime, changed_since: datetime | None) -> None:
+    """Bring the online store up to `end`; from `changed_since` on again where rows of the past were rewritten."""
+    names: Sequence[str] = list(views)
+    if changed_since is not None:
+        store.materialize(start_date=changed_since, end_date=end, feature_views=names)
+    else:
+        store.materialize_incremental(end_date=end, feature_views=names)

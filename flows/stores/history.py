@@ -1,0 +1,32 @@
+"""Append-only history of a use case: who was champion when and why, every verdict, every refusal."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+def path(home: Path, use_case: str) -> Path:
+    """The history's file, JSON lines, oldest first."""
+    return home / "history" / f"{use_case}.jsonl"
+
+
+def append(home: Path, use_case: str, action: str, *, at: datetime, **facts: Any) -> dict[str, Any]:
+    """One more line, synced to disk; `at` is the use case's clock, `wall` the machine's."""
+    line = {"action": action, "at": at.isoformat(), "wall": datetime.now(UTC).isoformat(), **facts}
+    file = path(home, use_case)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as out:
+        out.write(json.dumps(line, default=str) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    return line
+
+
+def read(home: Path, use_case: str) -> list[dict[str, Any]]:
+    """All lines; a torn last one (a machine that lost power) is left out."""
+    file = path(home, use_case)
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().split("\n")[:-1] if line]

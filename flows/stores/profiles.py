@@ -1,0 +1,220 @@
+"""Profiles: whylogs summaries of any table, mergeable, as bytes. The only module that knows whylogs.
+
+The metrics are filled column by column instead of through whylogs' logger, whose type mapping needs numpy 1 and whose
+float columns take 15 times as long. Drift is judged on exact counts (flows/steps/sketches.py): a profile answers the
+questions that nobody thought of when the bins were fixed.
+"""
+
+import io
+import os
+import struct
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import reduce
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pandas.api import types
+
+from flows.errors import StoreError
+from flows.steps.drift import Sketch
+from flows.steps.sketches import OTHER
+
+os.environ.setdefault("WHYLOGS_NO_ANALYTICS", "1")      # read once, at import; its telemetry threads delay the exit
+
+import whylogs_sketching  # type: ignore[import-not-found]
+from whylogs.core.metrics import StandardMetric
+from whylogs.core.metrics.metric_components import FractionalComponent, KllComponent
+from whylogs.core.metrics.metrics import DistributionMetric
+from whylogs.core.preprocessing import PreprocessedColumn
+from whylogs.core.proto import ChunkHeader, ChunkMessage, DatasetProfileHeader, DatasetSegmentHeader
+from whylogs.core.utils import read_delimited_protobuf
+from whylogs.core.view import WHYLOGS_MAGIC_HEADER, ColumnProfileView, DatasetProfileView
+
+KLL_K = 1024                                # whylogs' own: rank error of merged profiles 0.35 %
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)    # a profile belongs to its rows, not to the moment it was made
+
+
+def profile(frame: pd.DataFrame) -> bytes:
+    """A serialised DatasetProfileView of the frame: the same bytes for the same rows in the same order.
+
+    Per column: counts (rows, null, nan, inf, true), types, cardinality, distribution, integer range, frequent items.
+    Missing values are null; text, None, times, lists and mixtures are accepted.
+    """
+    columns = {str(name): _column(frame.iloc[:, i]) for i, name in enumerate(frame.columns)}
+    return _bytes(DatasetProfileView(columns=columns, dataset_timestamp=EPOCH, creation_timestamp=EPOCH))
+
+
+def merge(parts: Sequence[bytes]) -> bytes:
+    """One profile of the rows of all parts; counts and types exact, distributions within 0.35 % of rank.
+
+    Merging distributions of more than `KLL_K` rows draws random bits inside whylogs, so bytes differ between calls.
+    """
+    if not parts:
+        raise StoreError("no profile to merge: the window has no part; profile an empty frame instead")
+    return _bytes(reduce(lambda a, b: a.merge(b), map(DatasetProfileView.deserialize, parts)))
+
+
+def reference_edges(profile_bytes: bytes, column: str, bins: int) -> tuple[float, ...]:
+    """Inner quantile edges of a numeric column, strictly increasing; () if it has no number."""
+    kll = _kll(_view(profile_bytes, column))
+    if kll is None:
+        return ()
+    edges = np.unique(kll.get_quantiles(np.linspace(0, 1, bins + 1)[1:-1].tolist()))
+    return tuple(edges[np.isfinite(edges) & (edges > kll.get_min_value())].tolist())
+
+
+def sketch(profile_bytes: bytes, column: str, *, edges: Sequence[float] = (),
+           categories: Sequence[str] = ()) -> Sketch:
+    """A column's counts as the profile remembers them: numbers in bins between `edges`, or `categories` and the rest.
+
+    Numeric counts are within 0.35 % of the rows; of categories whylogs keeps the most frequent, and only of integers,
+    text and booleans. What is not a number counts as missing from a numeric sketch. StoreError for an unknown column.
+    """
+    view = _view(profile_bytes, column)
+    counts = view.get_metric("counts")
+    n, missing = int(counts.n.value), int(counts.null.value)
+    if categories:
+        names = tuple(name for name in categories if name != OTHER)
+        frequent = view.get_metric("frequent_items")
+        seen = {item.value: int(item.est) for item in frequent.strings} if frequent else {}
+        known = [seen.get(name, 0) for name in names]
+        return Sketch(name=column, kind="categorical", n=n, missing=missing, categories=(*names, OTHER),
+                      counts=(*known, max(0, n - missing - sum(known))))
+    kll = _kll(view)
+    shares = [0.0] * (len(edges) + 1) if kll is None else kll.get_pmf(list(edges)) if edges else [1.0]
+    numbers = 0 if kll is None else kll.get_n()
+    borders = np.rint(np.cumsum(shares) * numbers).astype(int)      # rounding the cdf keeps the total
+    return Sketch(name=column, kind="numeric", n=n, missing=n - numbers, edges=tuple(map(float, edges)),
+                  counts=tuple(np.diff(borders, prepend=0).tolist()))
+
+
+def _bytes(view: Any) -> bytes:
+    """The view serialised with every map in the order of its keys: protobuf's own order differs between processes."""
+    data = bytearray(view.serialize())
+    stream = io.BytesIO(data)
+    stream.seek(len(WHYLOGS_MAGIC_HEADER))
+
+    def sort(message: Any) -> Any:
+        end, encoded = stream.tell(), message.SerializeToString(deterministic=True)
+        data[end - len(encoded):end] = encoded
+        return message
+
+    sort(read_delimited_protobuf(stream, DatasetSegmentHeader))
+    columns = sort(read_delimited_protobuf(stream, DatasetProfileHeader)).column_offsets
+    for _ in columns:
+        length = sort(read_delimited_protobuf(stream, ChunkHeader)).length
+        sort(ChunkMessage.FromString(stream.read(length)))
+    return bytes(data)
+
+
+def _view(profile_bytes: bytes, column: str) -> Any:
+    view = DatasetProfileView.deserialize(profile_bytes)
+    found = view.get_column(column)
+    if found is None:
+        raise StoreError(f"the profile has no column {column!r}; it has {', '.join(sorted(view.get_columns()))}")
+    return found
+
+
+def _kll(view: Any) -> Any | None:
+    """The column's quantile sketch, None if it is empty: asking an empty one for quantiles kills the process."""
+    kll = view.get_metric("distribution").kll.value
+    return None if kll.is_empty() else kll
+
+
+def _column(series: pd.Series) -> Any:
+    split = _split(series)
+    names = ["counts", "types", "cardinality"]
+    names += [] if split.numpy.floats is not None else ["frequent_items"]     # of floats no value is frequent
+    names += [] if split.numpy.ints is None else ["ints"]
+    metrics = {name: StandardMetric[name].zero() for name in names}
+    for metric in metrics.values():
+        metric.columnar_update(split)
+    return ColumnProfileView(metrics={**metrics, "distribution": _distribution(split)}, success_count=len(series))
+
+
+def _split(series: pd.Series) -> Any:
+    """whylogs' view of a column: numbers, texts and other objects apart, missing values only counted."""
+    split = PreprocessedColumn()
+    split.len = len(series)
+    missing = series.isna().to_numpy()
+    split.null_count = int(missing.sum())
+    present = series[~missing]
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        present = present.astype(series.cat.categories.dtype)
+    if types.is_object_dtype(present):
+        _split_objects(split, present)
+    elif types.is_bool_dtype(present):
+        split.bool_count, split.bool_count_where_true = len(present), int(present.sum())
+    elif types.is_integer_dtype(present):
+        split.numpy.ints = present.to_numpy(dtype=np.int64)
+    elif types.is_float_dtype(present):
+        _floats(split, present.to_numpy(dtype=np.float64))
+        split.nan_count = split.null_count
+    elif types.is_string_dtype(present):
+        split.pandas.strings = present.astype(object)
+    else:
+        split.pandas.objs = present
+    return split
+
+
+def _split_objects(split: Any, present: pd.Series) -> None:
+    if types.infer_dtype(present) == "string":
+        split.pandas.strings = present
+        return
+    flags, texts, numbers = (
+        present.map(lambda value, kind=kind: isinstance(value, kind)).to_numpy(dtype=bool)
+        for kind in ((bool, np.bool_), str, (Real, Decimal)))
+    numbers &= ~flags
+    split.bool_count, split.bool_count_where_true = int(flags.sum()), int(present[flags].astype(bool).sum())
+    split.pandas.strings, split.pandas.objs = present[texts], present[~flags & ~texts & ~numbers]
+    if numbers.any():
+        _floats(split, present[numbers].to_numpy(dtype=np.float64))
+
+
+def _floats(split: Any, values: NDArray[np.float64]) -> None:
+    split.numpy.floats, split.inf_count = values, int(np.isinf(values).sum())
+
+
+def _distribution(split: Any) -> Any:
+    """Quantiles of all numbers and booleans; mean and variance of the finite ones."""
+    no, yes = split.bool_count - split.bool_count_where_true, split.bool_count_where_true
+    parts = [p for p in (split.numpy.floats, split.numpy.ints) if p is not None]
+    values = np.concatenate([*parts, np.zeros(no), np.ones(yes)]).astype(np.float64)
+    finite = values[np.isfinite(values)]
+    return DistributionMetric(
+        kll=KllComponent(_quantiles(values)), mean=FractionalComponent(float(finite.mean()) if finite.size else 0.0),
+        m2=FractionalComponent(float(finite.var() * finite.size) if finite.size else 0.0))
+
+
+def _quantiles(values: NDArray[np.float64]) -> Any:
+    """A KLL sketch of values [n] without the coin tosses of the library's own, which make each one different.
+
+    Sorted values are cut into blocks of 2^h and, for the rest, of each smaller power of two that n contains; a block is
+    represented by its middle item on the level of its size. Rank error is at most `2^(h-1) / n < 0.1 %`. Up to `KLL_K`
+    values all are kept. The layout is the DataSketches binary format, doubles, version 1 (frozen with whylogs 1.6).
+    """
+    n, height = values.size, max(0, int(values.size - 1).bit_length() - KLL_K.bit_length() + 1)
+    if n < 2:
+        kll = whylogs_sketching.kll_doubles_sketch(k=KLL_K)
+        kll.update(array=values)
+        return kll
+    ordered = np.sort(values)
+    per_level = [(n >> level) & 1 for level in range(height)] + [n >> height]
+    weights = np.repeat([1 << level for level in range(height + 1)], per_level)
+    items = ordered[np.cumsum(weights) - weights + weights // 2]
+    capacity = sum(_capacity(height - level) for level in range(height + 1))
+    levels = capacity - items.size + np.cumsum([0, *per_level[:-1]])
+    head = struct.pack("<BBBBHBBQHBBI", 6, 1, 15, 2, KLL_K, 8, 0, n, KLL_K, height + 1, 0, 0)
+    body = struct.pack(f"<{height + 1}I2d", *levels.tolist(), ordered[0], ordered[-1])
+    return whylogs_sketching.kll_doubles_sketch.deserialize(head + body + items.tobytes())
+
+
+def _capacity(depth: int) -> int:
+    """Items that the library allots to a level `depth` below the top one: `KLL_K (2/3)^depth`, rounded, at least 8."""
+    doubled: int = (2 * KLL_K << depth) // 3**depth
+    return max(8, (doubled + 1) >> 1)

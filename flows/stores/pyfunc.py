@@ -1,0 +1,27 @@
+"""The MLflow flavour of a version: raw features in, probability out, through the scorer that also serves.
+
+MLflow stores this file as source ("models from code"), so loading a version unpickles nothing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+
+from bentos.runtime.scorer import Scorer
+
+
+class ScorerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """`predict` takes a frame with the features of the manifest and gives `probability` per row."""
+
+    def load_context(self, context: Any) -> None:
+        self.scorer = Scorer.load(Path(context.artifacts["release"]))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        x = model_input[self.scorer.manifest.names].to_numpy(dtype=np.float64)
+        return pd.DataFrame({"probability": self.scorer.score(x)})
+
+
+mlflow.models.set_model(ScorerModel())

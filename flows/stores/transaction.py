@@ -1,0 +1,122 @@
+"""The release transaction: one file says what is under way, so that a killed release is completed or reverted.
+
+Before `commit` everything can be undone, from `commit` on everything will be done; both are idempotent.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from bentos.runtime import clock, rollout
+from bentos.runtime.rollout import Arm, Rollout
+from flows.stores import history, registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction:
+    """A change of champion under way: to which release, and what was before."""
+
+    use_case: str
+    action: Literal["promoted", "rolled back"]
+    release: str
+    version: str
+    reason: str
+    at: str
+    aliases: dict[str, str | None]          # wanted afterwards
+    aliases_before: dict[str, str | None]
+    champion_before: str | None             # release tag
+    bento: str = ""
+    committed: bool = False
+
+
+def path(home: Path, use_case: str) -> Path:
+    """The file of the transaction under way."""
+    return home / "releases" / use_case / "pending.json"
+
+
+def read(home: Path, use_case: str) -> Transaction | None:
+    """The transaction under way, if any."""
+    file = path(home, use_case)
+    return Transaction(**json.loads(file.read_text())) if file.exists() else None
+
+
+def write(home: Path, pending: Transaction) -> None:
+    """Record the transaction, atomically and synced."""
+    clock.replace(path(home, pending.use_case), json.dumps(asdict(pending), indent=1).encode())
+
+
+def arms(champion: str | None, challenger: str | None = None) -> Rollout:
+    """A rollout with a champion and perhaps a staged challenger."""
+    found = [Arm("champion", champion, 1.0)] if champion else []
+    if challenger and challenger != champion:
+        found.append(Arm("challenger", challenger, 0.0))
+    return Rollout(tuple(found))
+
+
+def stage(home: Path, pending: Transaction) -> None:
+    """Put the release beside the champion: it answers only who asks for it."""
+    rollout.write(rollout.rollout_path(home, pending.use_case), arms(pending.champion_before, pending.release))
+
+
+def commit(home: Path, pending: Transaction) -> Transaction:
+    """The point of no return: one atomic write."""
+    done = replace(pending, committed=True)
+    write(home, done)
+    return done
+
+
+def switch(home: Path, pending: Transaction) -> None:
+    """All requests to the release."""
+    rollout.write(rollout.rollout_path(home, pending.use_case), arms(pending.release))
+
+
+def record(home: Path, pending: Transaction) -> None:
+    """Aliases, then one line of history, then the end of the transaction."""
+    registry.set_aliases(pending.use_case, pending.aliases)
+    registry.tag(pending.use_case, pending.version, release=pending.release, bento=pending.bento)
+    lines = history.read(home, pending.use_case)
+    if not any(line.get("transaction") == _key(pending) for line in lines):
+        history.append(home, pending.use_case, pending.action, at=datetime.fromisoformat(pending.at),
+                       transaction=_key(pending), version=pending.version, release=pending.release,
+                       bento=pending.bento, previous=pending.aliases_before.get("champion"), reason=pending.reason)
+    path(home, pending.use_case).unlink(missing_ok=True)
+
+
+def revert(home: Path, pending: Transaction, why: str) -> None:
+    """As it was before: rollout, aliases, and a line of history that says why."""
+    file = rollout.rollout_path(home, pending.use_case)
+    if pending.champion_before is None:
+        file.unlink(missing_ok=True)
+    else:
+        rollout.write(file, arms(pending.champion_before))
+    registry.set_aliases(pending.use_case, pending.aliases_before)
+    history.append(home, pending.use_case, "reverted", at=datetime.fromisoformat(pending.at), version=pending.version,
+                   release=pending.release, reason=why)
+    path(home, pending.use_case).unlink(missing_ok=True)
+
+
+def _key(pending: Transaction) -> str:
+    return f"{pending.action} {pending.release} {pending.at} over {pending.champion_before}"
+
+
+def recover(home: Path, use_case: str) -> str | None:
+    """Finish what a killed release left: complete it from the commit on, revert it before; says which, or None."""
+    pending = read(home, use_case)
+    if pending is None:
+        return None
+    if pending.committed:
+        switch(home, pending)
+        record(home, pending)
+        return f"completed: {pending.action} {pending.release}"
+    revert(home, pending, "the release was interrupted before it was verified")
+    return f"reverted: {pending.release} had not been verified"
+
+
+def describe(pending: Transaction) -> dict[str, Any]:
+    """The outcome of a finished transaction."""
+    return {
+        "use_case": pending.use_case, "action": pending.action, "release": pending.release, "version": pending.version,
+        "bento": pending.bento, "previous": pending.aliases_before.get("champion"), "reason": pending.reason,
+    }

@@ -1,0 +1,81 @@
+"""The local target: `bentoml serve` on this machine, which follows the rollout file."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from flows import processes
+from flows.environment import defaults
+from flows.errors import ReleaseError
+from flows.processes import Process
+from flows.settings import Settings
+
+
+def process_name(use_case: str) -> str:
+    """Name of the service's process."""
+    return f"service-{use_case}"
+
+
+def ensure(chosen: Settings, use_case: str, bento: str | None = None) -> Process:
+    """The running service of a use case, started if need be and alive, though perhaps without a champion yet."""
+    name, home = process_name(use_case), chosen.home
+    if (alive := processes.running(home, name)) is None:
+        port = processes.free_port(chosen.service_port, chosen.host)
+        command = [
+            sys.executable, "-m", "bentoml", "serve", bento or "bentos.service:Service",
+            "--host", chosen.host, "--port", str(port),
+        ]
+        # BentoML empties the metrics of every server that shares its home, so each server has its own below ours
+        env = {**defaults(home), "BENTOFLOW_USE_CASE": use_case}
+        alive = processes.start(home, name, command, url=f"http://{chosen.host}:{port}", env=env, cwd=_root())
+    url = alive.url
+    return processes.wait(home, name, lambda: processes.answers(f"{url}/livez"), seconds=180)
+
+
+def _root() -> Path:
+    from flows.environment import ROOT
+
+    return ROOT
+
+
+def stop(chosen: Settings, use_case: str) -> bool:
+    """Stop the service; False if none runs."""
+    return processes.stop(chosen.home, process_name(use_case))
+
+
+def smoke(url: str, entity: str, folder: Path, release: str, *, arm: str, seconds: float = 30.0) -> int:
+    """Post the release's golden rows to one arm; every answer must equal the training-time score. Gives their number.
+
+    Waits until the arm answers for this release. Raises ReleaseError with the first row that differs.
+    """
+    golden = json.loads((folder / "golden.json").read_text())
+    rows = [{entity: e, "features": f} for e, f in zip(golden["entities"], golden["rows"], strict=True)]
+    answers = _post(url, rows, release, arm=arm, seconds=seconds)
+    for i, (answer, expected) in enumerate(zip(answers, golden["scores"], strict=True)):
+        if answer.get("probability") != expected:
+            raise ReleaseError(
+                f"golden row {i} of {release}: the service answers {answer.get('probability', answer)}, training said {expected}. "
+                "Nothing was released; compare the versions of onnxruntime"
+            )
+    return len(answers)
+
+
+def _post(url: str, rows: list[dict[str, Any]], release: str, *, arm: str, seconds: float) -> list[dict[str, Any]]:
+    import time
+
+    deadline, last = time.monotonic() + seconds, "no answer yet"
+    headers = {"x-bentoflow-arm": arm, "x-bentoflow-smoke": "1"}
+    while time.monotonic() < deadline:
+        try:
+            response = httpx.post(f"{url}/predict", json=rows, headers=headers, timeout=10.0)
+            found = response.json()
+            if response.status_code == 200 and isinstance(found, list) and found[0].get("release") == release:
+                return found
+            last = f"{response.status_code} {response.text[:300]}"
+        except (httpx.HTTPError, ValueError) as error:
+            last = repr(error)
+        time.sleep(0.1)
+    raise ReleaseError(f"{url} does not answer for {release} on arm {arm} after {seconds:.0f} s: {last}")
