@@ -5,7 +5,7 @@ import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
@@ -13,10 +13,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from bentos.runtime import clock, journal, manifest, rollout
+from bentos.runtime.home import replace
 from flows import usecases
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps import drift, page, plots, sketches
+from flows.steps import drift, page, plots, policy, sketches
 from flows.stores import answers, bentos, history, profiles
 
 EVENT = "bentoflow.drift.detected"
@@ -37,8 +38,8 @@ def profile_segment(
     if not counted.exists():
         frame = answers.features_frame(records, names)
         out.mkdir(parents=True, exist_ok=True)
-        clock.replace(out / f"{key}.bin", profiles.profile(frame))
-        clock.replace(counted, sketches.to_json(sketches.bin_counts(frame, sketches.from_json(reference))).encode())
+        replace(out / f"{key}.bin", profiles.profile(frame))
+        replace(counted, sketches.to_json(sketches.bin_counts(frame, sketches.from_json(reference))).encode())
     return key
 
 
@@ -50,7 +51,7 @@ def judge(keys: list[str], reference: str, name: str, folder: Path) -> tuple[dri
     now = sketches.merge(parts) if parts else sketches.bin_counts(answers.features_frame([], []), then)
     if keys:
         whole = profiles.merge([(folder / f"{key}.bin").read_bytes() for key in keys])
-        clock.replace(folder / "window.bin", whole)
+        replace(folder / "window.bin", whole)
     return drift.compare(then, now, usecases.load(name).drift), now
 
 
@@ -68,7 +69,7 @@ def report(
             figures[s.name] = plots.compare_bins(
                 s.name, s.categories or s.edges, [c / old for c in then[s.name].counts], [c / new for c in s.counts])
     path.parent.mkdir(parents=True, exist_ok=True)
-    clock.replace(path, page.render(page.drift_page(verdict, figures, context)).encode())
+    replace(path, page.render(page.drift_page(verdict, figures, context)).encode())
     return path
 
 
@@ -78,8 +79,8 @@ def check_drift(
 ) -> dict[str, Any]:
     """Compare the champion's answers of a window (default: the last 31 days) with its reference.
 
-    On drift one event `bentoflow.drift.detected` per release and window is emitted, which an automation turns into a
-    `train` run. Running it again over the same answers gives the same profiles and verdict, and no second event.
+    On drift outside the cooldown one event `bentoflow.drift.detected` per release and window is emitted, which an
+    automation turns into a `train` run. Running it again over the same answers gives the same profiles and verdict, and no second event.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     end = until or clock.now(home, use_case) + timedelta(seconds=1)
@@ -104,6 +105,7 @@ def check_drift(
     result = {
         "use_case": use_case, "state": verdict.state, "release": release, "since": start.isoformat(), "until": end.isoformat(),
         "rows": verdict.n, "reasons": list(verdict.reasons), "drifted": [c.name for c in verdict.columns if c.drifted],
+        "waits": policy.cooldown(history.read(home, use_case), end, case.drift.cooldown_days),
         "psi": {c.name: c.psi for c in verdict.columns}, "report": str(html), "profiles": sorted(keys),
     }
     result["event"] = _announce(result, stem.with_suffix(".json"), end, home, emit=emit)
@@ -115,21 +117,19 @@ def check_drift(
 def _announce(result: dict[str, Any], path: Path, at: datetime, home: Path, *, emit: bool) -> str | None:
     """Keep the verdict; emit the event once for these answers. Gives the event's id, also when it was emitted before."""
     event = None
-    if result["state"] == "drift" and emit:
+    if result["state"] == "drift" and emit and not result["waits"]:
         event = str(uuid5(NAMESPACE_URL, json.dumps([result["release"], result["profiles"]])))
     known = json.loads(path.read_text()) if path.exists() else {}
     if known.get("profiles") == result["profiles"] and known.get("event") == event and known:
         return event
     if event is not None:
-        from uuid import UUID
-
         emit_event(
             event=EVENT, resource={"prefect.resource.id": f"bentoflow.{result['use_case']}"}, id=UUID(event),
             payload={k: result[k] for k in ("use_case", "release", "since", "until", "rows", "reasons", "drifted")},
         )
-    clock.replace(path, json.dumps({**result, "event": event}, indent=1).encode())
+    replace(path, json.dumps({**result, "event": event}, indent=1).encode())
     history.append(home, result["use_case"], f"drift: {result['state']}", at=at, release=result["release"],
-                   rows=result["rows"], reasons=result["reasons"], report=result["report"], event=event)
+                   rows=result["rows"], reasons=result["reasons"], report=result["report"], event=event, waits=result["waits"])
     return event
 
 

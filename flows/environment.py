@@ -14,6 +14,7 @@ def defaults(home: Path) -> dict[str, str]:
     """Variables that keep every tool's state below `home` and its telemetry off."""
     database = f"sqlite:///{home}/mlflow/mlflow.db"
     return {
+        "BENTOFLOW_ROOT": str(ROOT),
         "BENTOFLOW_HOME": str(home),
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

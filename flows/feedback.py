@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from bentos.runtime import clock, journal
+from bentos.runtime.home import replace
 from flows import usecases
 from flows.runner import task_runner
 from flows.settings import settings
@@ -101,7 +102,7 @@ def feedback(
     measured = measure.map(months, unmapped(labelled), unmapped(use_case), unmapped(min_labels)).result()
     result = {"use_case": use_case, "as_of": moment.isoformat(), "answers": len(everything), "labels": len(labelled),
               "months": [m for m in measured if m]}
-    clock.replace(home / "feedback" / f"{use_case}.json", json.dumps(result, indent=1).encode())
+    replace(home / "feedback" / f"{use_case}.json", json.dumps(result, indent=1).encode())
     with registry.run(registry.connect(use_case, home), f"feedback {moment.date()}", tags={"kind": "feedback"}):
         registry.log(metrics={f"live_{m['month']}_{k}": m[k]["value"] for m in result["months"] for k in METRICS})
     history.append(home, use_case, "feedback", at=moment.to_pydatetime(), labels=len(labelled),

@@ -58,23 +58,25 @@ def score_partition(part: pd.DataFrame, name: str, release: str, as_of: pd.Times
 
 @flow(name="score", task_runner=task_runner())
 def score(
-    table: str, out: str, use_case: str = "churn", as_of: datetime | None = None, partition_rows: int = 50_000,
+    use_case: str = "churn", table: str | None = None, out: str | None = None, as_of: datetime | None = None,
+    partition_rows: int = 50_000,
 ) -> dict[str, Any]:
     """Score the entities of a parquet or csv table (a path or fsspec URL) with the champion; parquet files in `out`.
 
-    Unknown entities get no score. A killed run goes on where it stopped; the same run again computes nothing.
+    Without a table everybody known at the newest prepare is scored, without `out` to `scores/` in the home. Unknown entities get no score. A killed run goes on where it stopped; the same run again computes nothing.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     champion = registry.by_alias(use_case, "champion")
     if champion is None or "release" not in champion.tags:
         raise ReleaseError(f"{use_case} has no released champion: run `bentoflow train` and `bentoflow release`")
     moment = cohorts.utc(pd.Timestamp(as_of or clock.now(home, use_case)))
+    table = table or str(max((home / "features" / use_case).glob("as_of=*.parquet"), default="nothing is prepared"))
     frame = tables.read(PathSource(url=table, format="csv" if table.endswith(".csv") else "parquet"))
     if case.entity not in frame:
         raise ContractError(f"{table} has no column {case.entity!r}, it has {', '.join(map(str, frame.columns))}")
     if not pd.api.types.is_integer_dtype(frame[case.entity]):
         raise ContractError(f"column {case.entity!r} of {table} is {frame[case.entity].dtype}, it must hold whole numbers")
-    folder = Path(out)
+    folder = Path(out) if out else home / "scores" / use_case / f"{moment:%Y-%m-%d}"
     folder.mkdir(parents=True, exist_ok=True)
     parts = partitions(frame[[case.entity]], partition_rows)
     done = score_partition.map(
@@ -84,5 +86,5 @@ def score(
     computed = sum(new for _, new in done)
     log.info("%d rows in %d partitions, %d of them computed now", len(frame), len(parts), computed)
     create_markdown_artifact(key=f"{use_case}-score", markdown=f"# {case.title}: {len(frame)} rows scored\n\n"
-                             f"Release `{champion.tags['release']}` as of {moment.date()}, {len(files)} files in `{out}`.")
+                             f"Release `{champion.tags['release']}` as of {moment.date()}, {len(files)} files in `{folder}`.")
     return {"use_case": use_case, "rows": len(frame), "files": files, "computed": computed, "out": str(folder)}

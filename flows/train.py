@@ -16,13 +16,15 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from bentos.runtime import clock
 from bentos.runtime.manifest import Manifest
 from bentos.runtime.scorer import Scorer
 from flows import usecases
 from flows.errors import StoreError
+from flows.release import release
 from flows.settings import settings
 from flows.steps import candidate as candidates
-from flows.steps import card, cohorts, dossier, gates, search
+from flows.steps import card, cohorts, dossier, gates, policy, search
 from flows.steps.candidate import Candidate, Table
 from flows.stores import features, history, lineage, profiles, registry, tables
 from flows.usecases.spec import UseCase
@@ -154,19 +156,31 @@ def latest(home: Path, use_case: str) -> tuple[str, pd.Timestamp]:
 @flow(name="train")
 def train(
     use_case: str = "churn", as_of: datetime | None = None, reason: str = "manual", drill: Drill | None = None,
+    release_if_better: bool = False,
 ) -> dict[str, Any]:
     """Train a candidate on what was known at `as_of` (default: the newest prepare), judge it and register it.
 
     `drill` plants a known fault, so that a team can see its gates refuse; such a version says so in its tags.
+    With `reason="drift"` the cooldown applies; with `release_if_better` a promoted version is released at once.
     """
     home, log = settings().home, get_run_logger()
     with only_one(home, use_case) as alone:
         if not alone:
             log.warning("another training of %s is running; this one does nothing", use_case)
             return {"use_case": use_case, "skipped": "another training is running"}
+        wait = reason == "drift" and _cooldown(usecases.load(use_case), home)
+        if wait:
+            log.warning("not training %s: %s", use_case, wait)
+            return {"use_case": use_case, "skipped": wait}
         result = _train(usecases.load(use_case), as_of, reason, drill, home)
     log.info("version %s: %s. %s", result["version"], result["verdict"], " ".join(result["reasons"]))
+    if release_if_better and result["verdict"] == "PROMOTE":
+        result["release"] = release(use_case, result["version"], reason=reason)
     return result
+
+
+def _cooldown(case: UseCase, home: Path) -> str | None:
+    return policy.cooldown(history.read(home, case.name), clock.now(home, case.name), case.drift.cooldown_days)
 
 
 def _train(case: UseCase, as_of: datetime | None, reason: str, drill: Drill | None, home: Path) -> dict[str, Any]:

@@ -110,3 +110,8 @@ def materialise(store: Any, views: Iterable[str], *, end: datetime, changed_sinc
         store.materialize(start_date=changed_since, end_date=end, feature_views=names)
     else:
         store.materialize_incremental(end_date=end, feature_views=names)
+
+
+def write_online(store: Any, view: str, rows: pd.DataFrame) -> None:
+    """Write rows (join keys, features, `event_timestamp`) into the online store, past the offline one."""
+    store.write_to_online_store(view, df=rows.assign(created=pd.Timestamp.now("UTC")))

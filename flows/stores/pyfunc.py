@@ -13,7 +13,7 @@ import pandas as pd
 from bentos.runtime.scorer import Scorer
 
 
-class ScorerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class ScorerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
     """`predict` takes a frame with the features of the manifest and gives `probability` per row."""
 
     def load_context(self, context: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -87,8 +88,6 @@ def log(
 @contextmanager
 def mlflow_file(name: str) -> Iterator[Path]:
     """A temporary file of that name."""
-    from tempfile import TemporaryDirectory
-
     with TemporaryDirectory() as folder:
         yield Path(folder) / name
 
@@ -195,3 +194,21 @@ def tag(use_case: str, number: str, **tags: Any) -> None:
     for key, value in tags.items():
         text = value if isinstance(value, str) else json.dumps(value)
         client().set_model_version_tag(use_case, number, key, text)
+
+
+def metrics(version: Version) -> dict[str, float]:
+    """The metrics of the version's run."""
+    return dict(client().get_run(version.run_id).data.metrics)
+
+
+def gates(version: Version) -> list[dict[str, Any]]:
+    """The gate results that were stored with the version."""
+    found: list[dict[str, Any]] = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/gates.json")["results"]
+    return found
+
+
+def pictures(version: Version) -> dict[str, bytes]:
+    """The plots of the version's run as PNG by file name."""
+    with TemporaryDirectory() as folder:
+        found = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="plots", dst_path=folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(found).glob("*.png"))}

@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from bentos.runtime import clock, rollout
+from bentos.runtime import rollout
+from bentos.runtime.home import replace as write_file
 from bentos.runtime.rollout import Arm, Rollout
 from flows.stores import history, registry
 
@@ -44,7 +45,7 @@ def read(home: Path, use_case: str) -> Transaction | None:
 
 def write(home: Path, pending: Transaction) -> None:
     """Record the transaction, atomically and synced."""
-    clock.replace(path(home, pending.use_case), json.dumps(asdict(pending), indent=1).encode())
+    write_file(path(home, pending.use_case), json.dumps(asdict(pending), indent=1).encode())
 
 
 def arms(champion: str | None, challenger: str | None = None) -> Rollout:

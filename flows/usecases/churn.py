@@ -74,7 +74,7 @@ USE_CASE = UseCase(
         "purchase_frequency", "purchases_90d", "spend_90d",
     ),
     gates=GateRules(min_roc_auc=0.75, min_average_precision=0.90, min_precision=0.85, min_recall=0.90),
-    drift=DriftRules(),
+    drift=DriftRules(cooldown_days=HORIZON_DAYS),
     slices=(
         Slice(feature="total_purchases", edges=(1, 2, 4)),
         Slice(feature="tenure_months", edges=(0, 6, 8)),

@@ -120,6 +120,7 @@ class DriftRules:
     max_missing_change: float = 0.05
     max_unseen_share: float = 0.02
     min_drifted_columns: int = 1
+    cooldown_days: int = 7                  # between trainings that drift starts; the label's horizon is a good choice
     bins: int = 10
 
 

@@ -1,0 +1,169 @@
+"""The `bentoflow` command: thin, each verb calls the flow or the function of that name."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.errors import BentoflowError
+from flows.settings import settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="A closed-loop MLOps stack: prepare, train, release, serve, watch, retrain, roll back.")
+
+UseCase = Annotated[str, typer.Option("--use-case", "-u", envvar="BENTOFLOW_USE_CASE", help="which use case")]
+AsOf = Annotated[datetime | None, typer.Option(help="as it was known then, UTC (default: now)")]
+Reason = Annotated[str, typer.Option(help="why; kept in the history")]
+
+
+def show(result: dict[str, Any]) -> None:
+    """A result as readable lines on standard output."""
+    width = max(map(len, result), default=0)
+    for key, value in result.items():
+        if isinstance(value, list) and value and not isinstance(value[0], dict):
+            typer.echo(f"{key:<{width}}  {value[0]}")
+            for item in value[1:]:
+                typer.echo(f"{'':<{width}}  {item}")
+        else:
+            typer.echo(f"{key:<{width}}  {json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+@app.command()
+def demo(
+    customers: Annotated[int, typer.Option(help="customers replayed per month")] = 2_500,
+    reset: Annotated[bool, typer.Option(help="start over even if the home holds other work")] = False,
+) -> None:
+    """Run the whole closed loop on real purchases; ends with a page."""
+    from flows.demo import demo as run
+
+    run(settings(), customers=customers, reset=reset, say=typer.echo)
+
+
+@app.command()
+def prepare(use_case: UseCase = "churn", as_of: AsOf = None, source: Annotated[
+        str | None, typer.Option(help="another location of a file source, for this run")] = None) -> None:
+    """Source, contract, snapshot, feature tables, online store."""
+    from flows.prepare import prepare as run
+
+    kind = "parquet" if source and not source.endswith(".csv") else "csv"
+    show(run(use_case, as_of, {"url": source, "format": kind} if source else None))
+
+
+@app.command()
+def train(use_case: UseCase = "churn", as_of: AsOf = None, reason: Reason = "manual", drill: Annotated[
+        str | None, typer.Option(help="plant a fault that the gates must refuse: shuffled_labels")] = None) -> None:
+    """Train a candidate, judge it, register it with its verdict."""
+    from flows.train import train as run
+
+    result = run(use_case, as_of, reason, drill)  # type: ignore[arg-type]
+    show({k: v for k, v in result.items() if k not in {"metrics", "dummy"}})
+
+
+@app.command()
+def release(use_case: UseCase = "churn", version: Annotated[str | None, typer.Option(help="default: the challenger")] = None,
+            reason: Reason = "manual") -> None:
+    """Release a version whose gates said PROMOTE."""
+    from flows.release import release as run
+
+    show(run(use_case, version, reason=reason))
+
+
+@app.command()
+def rollback(use_case: UseCase = "churn", reason: Reason = "manual") -> None:
+    """Back to the previous release: model, threshold, features and reference."""
+    from flows.release import rollback as run
+
+    show(run(use_case, reason))
+
+
+@app.command("check-drift")
+def check_drift(use_case: UseCase = "churn", since: AsOf = None, until: AsOf = None) -> None:
+    """Compare the champion's answers of a window with its reference; report, and event on drift."""
+    from flows.check_drift import check_drift as run
+
+    show(run(use_case, since, until))
+
+
+@app.command()
+def score(use_case: UseCase = "churn", table: Annotated[str | None, typer.Argument(help="parquet or csv; default: all known")] = None,
+          out: Annotated[str | None, typer.Option(help="folder of the result")] = None, as_of: AsOf = None) -> None:
+    """Score a table with the champion, to parquet."""
+    from flows.score import score as run
+
+    show(run(use_case, table, out, as_of))
+
+
+@app.command()
+def feedback(use_case: UseCase = "churn", as_of: AsOf = None, labels: Annotated[
+        str | None, typer.Option(help="parquet with request_id and label; default: from the prepared events")] = None) -> None:
+    """Join mature labels to the journal and measure live quality."""
+    from flows.feedback import feedback as run
+
+    show(run(use_case, as_of, labels))
+
+
+@app.command()
+def status(use_case: UseCase = "churn") -> None:
+    """What is champion, since when and why; the last verdicts; the journal's size."""
+    from flows.status import status as run
+
+    show(run(settings(), use_case))
+
+
+@app.command()
+def explain(request_id: str, use_case: UseCase = "churn") -> None:
+    """Where an answer came from; recomputes its score and says equal or not."""
+    from flows.explain import explain as run
+
+    found = run(request_id, use_case)
+    show(found)
+    if not found["equal"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(version: str, use_case: UseCase = "churn") -> None:
+    """Retrain a version from its snapshot, parameters and seed, and compare."""
+    from flows.explain import reproduce as run
+
+    found = run(use_case, version)
+    show(found)
+    if not found["equal"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def up(use_case: UseCase = "churn") -> None:
+    """Start Prefect, a worker with every deployment, MLflow and the service."""
+    from flows.stack import up as run
+
+    run(settings(), use_case, typer.echo)
+
+
+@app.command()
+def down() -> None:
+    """Stop what `up` or a demo started."""
+    from flows.stack import down as run
+
+    run(settings(), typer.echo)
+
+
+@app.command()
+def home() -> None:
+    """Print where all state lies."""
+    typer.echo(Path(settings().home))
+
+
+def main() -> None:
+    """Entry point: an error of ours is one clear line and exit code 1."""
+    try:
+        app()
+    except BentoflowError as error:
+        typer.secho(f"{type(error).__name__}: {error}", fg=typer.colors.RED, err=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""demo: the closed loop on real purchases, from an empty home to a page that shows every step.
+
+Months of 1998 are replayed one after the other: the clock of the use case moves with them.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+
+from flows import environment, processes, stack
+from flows.errors import BentoflowError
+from flows.settings import Settings, settings
+from flows.steps.page import Event, Kind
+
+USE_CASE = "churn"
+START = datetime(1998, 1, 1, tzinfo=UTC)
+MONTHS = (START, *(datetime(1998, m, 1, tzinfo=UTC) for m in (2, 3, 4)))
+INJECTED = datetime(1998, 5, 1, tzinfo=UTC)
+END = datetime(1998, 7, 1, tzinfo=UTC)
+STATE = ("snapshots", "quarantine", "features", "feast", "mlflow", "bentoml", "prefect", "journal", "profiles", "reports",
+         "history", "rollout", "clock", "releases", "feedback", "scores", "run", "logs", "locks", "demo")
+MARKER = "demo.json"
+
+
+@dataclass
+class Story:
+    """What happened so far: told line by line, kept for the page."""
+
+    say: Callable[[str], None]
+    home: Path
+    began: float = field(default_factory=time.monotonic)
+    events: list[Event] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def tell(self, what: str, text: str, *, when: datetime | None = None, kind: Kind = "info") -> None:
+        """One line now, one event on the page."""
+        spent = time.monotonic() - self.began
+        month = f"{when:%Y-%m-%d}" if when else ""
+        self.say(f"[{spent:5.0f} s] {what:<10} {month:<10}  {text}")
+        self.events.append(Event(month or f"{spent:.0f} s", what, text, kind))
+
+
+def fresh(chosen: Settings, *, reset: bool) -> None:
+    """Empty the home of an earlier demo; work that is not a demo's is only removed when asked."""
+    home = chosen.home
+    if (home / "history").exists() and not (home / MARKER).exists() and not reset:
+        raise BentoflowError(
+            f"{home} holds work that no demo made. Run the demo elsewhere, BENTOFLOW_HOME=/some/folder bentoflow demo, "
+            "or start over with bentoflow demo --reset"
+        )
+    for name in (stack.WORKER, *processes.names(home)):
+        processes.stop(home, name)
+    for name in STATE:
+        shutil.rmtree(home / name, ignore_errors=True)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / MARKER).write_text(json.dumps({"state": "running"}))
+    environment.apply(home)
+
+
+def demo(chosen: Settings, *, customers: int, reset: bool, say: Callable[[str], None]) -> Path:
+    """Run the loop; the page's path. Everything that it started is stopped, also on an error or Ctrl-C."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    fresh(chosen, reset=reset)
+    story = Story(say=say, home=chosen.home)
+    try:
+        with _deployed(chosen, story) as api:
+            return _loop(settings(), story, customers, api)
+    finally:
+        for name in (stack.WORKER, *processes.names(chosen.home)):
+            processes.stop(chosen.home, name)
+
+
+class _deployed:
+    """A Prefect server for the demo, and in the background its deployments and worker."""
+
+    def __init__(self, chosen: Settings, story: Story) -> None:
+        self.chosen, self.story = chosen, story
+
+    def __enter__(self) -> "Api":
+        stack.start_server(self.chosen)
+        self.story.tell("start", "a Prefect server of its own; the first start makes its database")
+        import flows.train  # noqa: F401  (seconds of imports, while the server starts)
+
+        url = stack.wait_server(self.chosen)
+        os.environ["PREFECT_API_URL"] = url
+        self.pool = ThreadPoolExecutor(1)
+        return Api(url, self.pool.submit(self._deploy, url))
+
+    def _deploy(self, url: str) -> None:
+        stack.deploy(self.chosen, url)
+        stack.start_worker(self.chosen, url)
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(wait=True)
+        os.environ.pop("PREFECT_API_URL", None)
+
+
+class Api:
+    """The little of Prefect's API that the demo reads: the runs that an automation started."""
+
+    def __init__(self, url: str, deployed: Any) -> None:
+        self.url, self.deployed = url, deployed
+
+    def automated_train(self, *, seconds: float = 150) -> dict[str, Any]:
+        """Wait for the run that the drift automation starts, until it has ended."""
+        deadline, found = time.monotonic() + seconds, {}
+        query = {"flows": {"name": {"any_": ["train"]}}, "sort": "START_TIME_DESC",
+                 "flow_runs": {"deployment_id": {"is_null_": False}}}
+        while time.monotonic() < deadline:
+            runs = httpx.post(f"{self.url}/flow_runs/filter", json=query, timeout=10).json()
+            found = next((r for r in runs if not r["auto_scheduled"]), {})
+            if found.get("state_type") in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
+                return found
+            time.sleep(0.5)
+        raise BentoflowError(f"the drift event started no training within {seconds:.0f} s (last seen: "
+                             f"{found.get('state_name', 'no run')}); see {stack.WORKER}.log and {stack.SERVER}.log")
+
+
+def replay(url: str, customers: list[int], batch: int = 100) -> list[dict[str, Any]]:
+    """Ask the service about every customer over HTTP, four requests at a time."""
+    with httpx.Client(base_url=url, timeout=30) as client, ThreadPoolExecutor(4) as pool:
+        def ask(chunk: list[int]) -> list[dict[str, Any]]:
+            response = client.post("/predict", json=[{"user_id": int(c)} for c in chunk])
+            if response.status_code != 200:
+                raise BentoflowError(f"the service answered {response.status_code}: {response.text[:300]}")
+            found: list[dict[str, Any]] = response.json()
+            return found
+
+        chunks = [customers[i:i + batch] for i in range(0, len(customers), batch)]
+        return [answer for part in pool.map(ask, chunks) for answer in part]
+
+
+def sample(home: Path, moment: datetime, n: int) -> list[int]:
+    """`n` customers known at that moment, the same ones in every run."""
+    known = pd.read_parquet(home / "features" / USE_CASE / f"as_of={moment:%Y-%m-%d}.parquet", columns=["user_id"])
+    rng = np.random.default_rng(moment.year * 100 + moment.month)
+    return [int(u) for u in rng.choice(known["user_id"].to_numpy(), size=min(n, len(known)), replace=False)]
+
+
+def _loop(chosen: Settings, story: Story, customers: int, api: Api) -> Path:
+    from flows import chapters
+
+    chapters.first_release(chosen, story)
+    for moment in MONTHS:
+        if moment != START:
+            chapters.prepare_month(story, moment)
+        checked = chapters.month(chosen, story, moment, customers)
+        if checked["event"]:
+            api.deployed.result(timeout=240)
+            chapters.retrained(chosen, story, moment, api.automated_train(), customers)
+    chapters.drill(chosen, story)
+    chapters.injected(chosen, story, INJECTED, customers)
+    chapters.matured(story, END)
+    chapters.rolled_back(chosen, story)
+    api.deployed.result(timeout=240)
+    page = chapters.page(chosen, story)
+    (chosen.home / MARKER).write_text(json.dumps({"state": "done", "page": str(page)}))
+    story.say(f"\nThe page: {page}\nGo on:    make up, bentoflow status, "
+              f"{Path(sys.executable).parent}/mlflow ui, prefect deploy --all, bentoml serve")
+    return page
+
