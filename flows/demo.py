@@ -71,7 +71,7 @@ def fresh(chosen: Settings, *, reset: bool) -> None:
 
 def demo(chosen: Settings, *, customers: int, reset: bool, say: Callable[[str], None]) -> Path:
     """Run the loop; the page's path. Everything that it started is stopped, also on an error or Ctrl-C."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     fresh(chosen, reset=reset)
     story = Story(say=say, home=chosen.home)
     try:

@@ -96,7 +96,7 @@ def _as_int(value: Any) -> Any:
         if real is None or real is FAILED:
             return real
         exact = value if isinstance(value, Decimal) else Decimal(real)
-        if exact != exact.to_integral_value() or (isinstance(value, str) and abs(real) > 2**53):
+        if exact != exact.to_integral_value() or (isinstance(value, str) and abs(real) >= 2**53):
             return FAILED
         number = int(exact)
     return number if -(2**63) <= number < 2**63 else FAILED

@@ -1,8 +1,11 @@
 """Feast on the offline side: apply the feature repository, point-in-time joins, materialisation."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from importlib.util import module_from_spec, spec_from_file_location
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,15 @@ from flows.steps import cohorts
 from flows.usecases.spec import UseCase
 
 REPO = ROOT / "feature_repo"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what Feast prints on standard output and without the deprecations of its own libraries."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
 
 
 def open_store(home: Path) -> Any:
@@ -81,7 +93,8 @@ def point_in_time(store: Any, entities: pd.DataFrame, service: str) -> pd.DataFr
     keys = sorted({key for view in service_views(store, service) for key in view.join_keys})
     on = [*keys, "event_timestamp"]
     base = entities[on].drop_duplicates()
-    got = store.get_historical_features(entity_df=base, features=store.get_feature_service(service)).to_df()
+    with quiet():
+        got = store.get_historical_features(entity_df=base, features=store.get_feature_service(service)).to_df()
     names = feature_names(store, service)
     got["event_timestamp"] = pd.to_datetime(got["event_timestamp"], utc=True).astype(base["event_timestamp"].dtype)
     if len(got) != len(base) or got.duplicated(on).any():
@@ -106,10 +119,11 @@ def training_frame(store: Any, use_case: UseCase, events: pd.DataFrame, as_of: p
 def materialise(store: Any, views: Iterable[str], *, end: datetime, changed_since: datetime | None) -> None:
     """Bring the online store up to `end`; from `changed_since` on again where rows of the past were rewritten."""
     names: Sequence[str] = list(views)
-    if changed_since is not None:
-        store.materialize(start_date=changed_since, end_date=end, feature_views=names)
-    else:
-        store.materialize_incremental(end_date=end, feature_views=names)
+    with quiet():
+        if changed_since is not None:
+            store.materialize(start_date=changed_since, end_date=end, feature_views=names)
+        else:
+            store.materialize_incremental(end_date=end, feature_views=names)
 
 
 def write_online(store: Any, view: str, rows: pd.DataFrame) -> None:

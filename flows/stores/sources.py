@@ -54,7 +54,7 @@ def read(source: Source, *, time_columns: Sequence[str] = (), max_pages: int = 1
 
 def shown(url: str) -> str:
     """A URL fit for messages: no password, no query."""
-    url = re.sub(r"//[^/]*@", "//***@", url)           # up to the last @: a password may hold one
+    url = re.sub(r"//(?:[^/@]*:.*|[^/]*)@", "//***@", url)     # to the last @: a password may hold @ and /
     return re.sub(r"\?.*$", "?...", url, flags=re.DOTALL)
 
 
@@ -84,9 +84,10 @@ def _expand(text: str, secrets: dict[str, str]) -> str:
         return found
 
     full = _NAME.sub(value, text)
-    if userinfo := re.match(r"\w[\w+.-]*://([^/]*)@", full):
-        password = userinfo.group(1).partition(":")[2]
-        secrets.update({p: "***" for p in (password, unquote(password)) if p and p not in secrets})
+    if userinfo := re.match(r"\w[\w+.-]*://[^/@]*:(.*)@", full):
+        password = userinfo.group(1)
+        parts = {password, unquote(password), *re.split(r"[/@:?#]", password)}  # unescaped, a driver quotes parts of it
+        secrets.update({part: "***" for part in parts if part and part not in secrets})
     query = urlsplit(full).query if "://" in full else ""
     for secret in (query, *(value for name, value in parse_qsl(query) if _SECRET.search(name))):
         secrets.update(dict.fromkeys((secret, unquote(secret)), "...") if secret else {})

@@ -1,0 +1,151 @@
+"""What every service's HTTP side has in common: one row or many in, the same shape out, and the probes."""
+
+import gc
+import os
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import bentoml
+import orjson
+from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, ValidationError, WrapValidator
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bentos.runtime import metrics
+from bentos.runtime.answers import Answer, RowError
+from bentos.runtime.batcher import Overloaded
+from bentos.runtime.home import home
+from bentos.runtime.predictor import Predictor
+
+MAX_ROWS = 10_000
+SERVICE: dict[str, Any] = {
+    "workers": 1,
+    "threads": 8,
+    "traffic": {"timeout": 30},
+    "logging": {"access": {"enabled": False}},      # the journal has every answer; the access log halves the throughput
+}
+
+
+class Rows(RootModel[Any]):
+    """A request's body: one row, or a list of rows."""
+
+    __root_input__: ClassVar[bool] = True       # how BentoML marks that the body itself is the value
+
+    @property
+    def single(self) -> bool:
+        """Whether the body is one row, not a list."""
+        return not isinstance(self.root, list)
+
+
+def one_or_many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
+    """The body model for rows of one kind. A malformed row of a list becomes its own error, a single one a 400."""
+    many = Annotated[list[Annotated[row, WrapValidator(_set_aside)]], Field(max_length=MAX_ROWS), Tag("rows")]  # type: ignore[valid-type]
+    body = Annotated[Annotated[row, Tag("row")] | many,  # type: ignore[valid-type]
+                     Discriminator(lambda value: "rows" if isinstance(value, list) else "row"),
+                     Field(json_schema_extra={"example": example})]
+    return type(f"{row.__name__}s", (Rows,), {
+        "__annotations__": {"root": body}, "__module__": row.__module__, "__doc__": Rows.__doc__})
+
+
+def one_or_many_answers(answer: type[BaseModel]) -> type[RootModel[Any]]:
+    """The response model that documents answers; replies are encoded directly."""
+    body = Annotated[Annotated[answer, Tag("row")] | Annotated[list[answer], Tag("rows")],  # type: ignore[valid-type]
+                     Discriminator(lambda value: "rows" if isinstance(value, list) else "row")]
+    return type(f"{answer.__name__}s", (RootModel,), {
+        "__annotations__": {"root": body}, "__module__": answer.__module__,
+        "__doc__": "One answer, or a list in the order of the rows."})
+
+
+def _set_aside(value: Any, handler: Callable[[Any], BaseModel]) -> BaseModel | RowError:
+    try:
+        return handler(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return RowError(400, f"{field or 'row'}: {first['msg']}", {"field": field} if field else {})
+
+
+def open_predictor(use_case: str) -> Predictor:
+    """The predictor of a use case whose releases are BentoML models; `BENTOFLOW_RELEASE` names a container's own."""
+    return Predictor(use_case, home(), lambda tag: Path(bentoml.models.get(tag).path),
+                     release=os.environ.get("BENTOFLOW_RELEASE", "").strip() or None)
+
+
+async def start(predictor: Predictor) -> None:
+    """Start a service's predictor, then take what start-up built out of the garbage collector's way."""
+    await predictor.start()
+    gc.collect()
+    gc.freeze()
+
+
+async def reply(predictor: Predictor, body: Rows, ctx: bentoml.Context) -> Response:
+    """Answer a request: 200, 207 if some rows of a list failed, else the (first) row's own status."""
+    started = time.perf_counter()
+    rows: list[Any] = [body.root] if body.single else body.root
+    headers = ctx.request.headers
+    try:
+        results = await answer_rows(predictor, rows, arm=headers.get("x-bentoflow-arm") or None,
+                                    smoke=headers.get("x-bentoflow-smoke") == "1")
+    except Overloaded as error:
+        results = [RowError(503, str(error))]
+        status, content = 503, results[0].dump()
+    else:
+        status, content = compose(results, single=body.single)
+    first = results[0] if body.single else None
+    ctx.response.status_code = status
+    ctx.response.headers["x-request-id"] = first.request_id if isinstance(first, Answer) else uuid.uuid4().hex
+    if status == 503:
+        ctx.response.headers["retry-after"] = "1"
+    metrics.metrics().seconds.labels(predictor.use_case).observe(time.perf_counter() - started)
+    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
+
+
+async def answer_rows(predictor: Predictor, rows: list[Any], *, arm: str | None,
+                      smoke: bool) -> list[Answer | RowError]:
+    """Results in the order of the rows, those that validation set aside included."""
+    well_formed = [vars(row) for row in rows if not isinstance(row, RowError)]
+    answered = iter(await predictor.answer(well_formed, arm=arm, smoke=smoke))
+    set_aside = [row.status for row in rows if isinstance(row, RowError)]
+    metrics.count_errors(predictor.use_case, set_aside)
+    return [row if isinstance(row, RowError) else next(answered) for row in rows]
+
+
+def compose(results: list[Answer | RowError], *, single: bool) -> tuple[int, Any]:
+    """Status and JSON value of the whole reply."""
+    if single:
+        result = results[0]
+        return (result.status if isinstance(result, RowError) else 200), result.dump()
+    content = [{"status": r.status, **r.dump()} if isinstance(r, RowError) else r.dump() for r in results]
+    failed = [r.status for r in results if isinstance(r, RowError)]
+    if not failed:
+        return 200, content
+    return (failed[0] if len(failed) == len(results) else 207), content
+
+
+class Probes:
+    """ASGI middleware: GET /health says what answers, GET /readyz is 503 with the reason while nothing can."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path") if scope["type"] == "http" else None
+        if path not in ("/health", "/readyz") or scope["method"] not in ("GET", "HEAD"):
+            await self.app(scope, receive, send)
+            return
+        predictor: Predictor = bentoml.get_current_service().predictor
+        ready, reason = predictor.ready()
+        if path == "/health":
+            await _json(200, predictor.health())(scope, receive, send)
+        elif not ready:
+            await _json(503, {"error": reason})(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def _json(status: int, content: Any) -> Response:
+    headers = {"retry-after": "1"} if status == 503 else None
+    return Response(orjson.dumps(content), status_code=status, headers=headers, media_type="application/json")

@@ -1,0 +1,33 @@
+"""The home folder: everything that a running stack keeps on disk."""
+
+import os
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def home() -> Path:
+    """`$BENTOFLOW_HOME`, else `.bentoflow` in the project's root."""
+    named = os.environ.get("BENTOFLOW_HOME", "").strip()
+    return Path(named).expanduser().resolve() if named else ROOT / ".bentoflow"
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a start after a crash, finds it old or new and whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

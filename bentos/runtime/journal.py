@@ -1,0 +1,154 @@
+"""The journal: an append-only log of every answer, written before the answer leaves."""
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+OPEN = ".open"      # suffix of a segment that a process writes to, or wrote to when it was killed
+
+
+class JournalError(RuntimeError):
+    """The journal cannot be written, or a segment is corrupt."""
+
+
+class Journal:
+    """One process' segments of a journal; thread-safe. Appending rotates a segment that is too large or too old."""
+
+    def __init__(self, folder: Path, *, max_bytes: int = 64_000_000, max_age_s: float = 3600.0,
+                 fsync: bool = False) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self.max_age_s = max_age_s
+        self.fsync = fsync
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+        self._path = folder
+        self._length = 0
+        self._born = 0.0
+
+    def append(self, records: list[dict[str, Any]]) -> None:
+        """Append all records in one write, or none and JournalError (disk full, folder gone, not serialisable)."""
+        if not records:
+            return
+        try:
+            data = b"".join([orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records])
+        except TypeError as error:
+            raise JournalError(f"a record is not JSON: {error}") from error
+        with self._lock:
+            try:
+                self._write(self._segment(), data)
+            except OSError as error:
+                raise JournalError(f"cannot append to {self._path}: {error}; free space or fix the folder") from error
+
+    def close(self) -> None:
+        """Finish the current segment; a later append starts another."""
+        with self._lock:
+            self._finish()
+
+    def _segment(self) -> int:
+        full = self._length >= self.max_bytes or time.monotonic() - self._born >= self.max_age_s
+        if self._fd is not None and full:
+            self._finish()
+        if self._fd is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            start = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+            self._path = self.folder / f"{start}-{os.getpid()}-{secrets.token_hex(4)}.jsonl{OPEN}"
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._length, self._born = 0, time.monotonic()
+        return self._fd
+
+    def _write(self, fd: int, data: bytes) -> None:
+        try:
+            written = os.write(fd, data)
+            if written != len(data):
+                raise OSError(f"only {written} of {len(data)} bytes were written: the disk is full")
+            if self.fsync:
+                os.fsync(fd)
+        except OSError:
+            self._revert(fd)
+            raise
+        self._length += written
+
+    def _revert(self, fd: int) -> None:
+        """Take back what a failed write left, so that nobody reads an answer that was never given."""
+        try:
+            os.ftruncate(fd, self._length)
+        except OSError:
+            self._finish()      # leave the damaged segment alone and start another
+
+    def _finish(self) -> None:
+        if self._fd is None:
+            return
+        os.close(self._fd)
+        self._fd = None
+        with suppress(FileNotFoundError):
+            if self._length:
+                self._path.rename(_finished(self._path))
+            else:
+                self._path.unlink()
+
+
+def segments(folder: Path) -> list[Path]:
+    """All segments of a journal, oldest first, those still open or left open by a killed process included."""
+    return sorted([*folder.glob("*.jsonl"), *folder.glob(f"*.jsonl{OPEN}")], key=lambda path: path.name)
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a segment. A last line without its end was never answered and is left out.
+
+    JournalError names file and line of any other line that is not a JSON object.
+    """
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise JournalError(f"{path}, line {number} is corrupt: {error}; restore the segment or remove "
+                                   "the line if you accept to lose that answer") from error
+            if not isinstance(record, dict):
+                raise JournalError(f"{path}, line {number} is corrupt: it holds no object but {line[:40]!r}")
+            yield record
+
+
+def scan(folder: Path, *, since: datetime | None = None, until: datetime | None = None,
+         include_smoke: bool = False) -> Iterator[dict[str, Any]]:
+    """The records of all segments with `since <= time < until` on the domain's clock, smoke tests left out."""
+    for path in segments(folder):
+        for record in read(path):
+            if record.get("smoke") and not include_smoke:
+                continue
+            if since is not None or until is not None:
+                at = _time(record, path)
+                if (since is not None and at < since) or (until is not None and at >= until):
+                    continue
+            yield record
+
+
+def _time(record: dict[str, Any], path: Path) -> datetime:
+    try:
+        return datetime.fromisoformat(record["time"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise JournalError(f"{path} has a record without a time: {record.get('request_id')}: {error}") from error
+
+
+def _finished(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(OPEN))
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        if not path.name.endswith(OPEN):
+            raise
+        return _finished(path).open("rb")       # rotated since it was listed

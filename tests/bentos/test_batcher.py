@@ -1,0 +1,147 @@
+"""The batcher."""
+
+import asyncio
+import threading
+
+import pytest
+
+from bentos.runtime.batcher import Batcher, Overloaded
+
+
+def run(main):
+    return asyncio.run(asyncio.wait_for(main, 30))
+
+
+class Gate:
+    """A batch function that waits at a gate and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.open, self.entered, self.batches = threading.Event(), threading.Event(), []
+
+    def __call__(self, items: list) -> list:
+        self.batches.append(items)
+        self.entered.set()
+        self.open.wait(10)
+        if "poison" in items:
+            raise ValueError("poison")
+        return [f"{i}!" for i in items]
+
+
+async def held(gate: Gate, **limits) -> tuple[Batcher, "asyncio.Task"]:
+    """A started batcher whose first batch waits at the gate."""
+    batcher = Batcher(gate, **limits)
+    batcher.start()
+    first = asyncio.create_task(batcher.submit(["first"]))
+    await asyncio.to_thread(gate.entered.wait, 10)
+    return batcher, first
+
+
+def test_what_arrives_while_a_batch_runs_is_the_next_batch():
+    """One batch runs, the next gathers, and each caller gets its own results in order."""
+    async def main():
+        gate = Gate()
+        batcher, first = await held(gate)
+        others = [asyncio.create_task(batcher.submit([i, i + 100])) for i in range(5)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        assert await first == ["first!"]
+        assert await asyncio.gather(*others) == [[f"{i}!", f"{i + 100}!"] for i in range(5)]
+        assert [len(b) for b in gate.batches] == [1, 10]
+        await batcher.stop()
+    run(main())
+
+
+def test_a_large_request_is_cut_and_does_not_keep_others_waiting():
+    """A caller with many rows shares the batches with one that came later."""
+    async def main():
+        gate = Gate()
+        batcher, first = await held(gate, max_rows=4)
+        large = asyncio.create_task(batcher.submit(list(range(20))))
+        await asyncio.sleep(0)
+        small = asyncio.create_task(batcher.submit(["small"]))
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(first, small)
+        assert not large.done()
+        assert await large == [f"{i}!" for i in range(20)]
+        assert max(len(b) for b in gate.batches) == 4
+        await batcher.stop()
+    run(main())
+
+
+def test_a_full_queue_refuses_at_once():
+    """More rows than the queue holds are Overloaded, and those that wait are still answered."""
+    async def main():
+        gate = Gate()
+        batcher, _ = await held(gate, max_queued=3)
+        waiting = asyncio.create_task(batcher.submit([1, 2, 3]))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="3 rows wait already, 1 more exceed 3"):
+            await batcher.submit([4])
+        gate.open.set()
+        assert await waiting == ["1!", "2!", "3!"]
+        assert await batcher.submit([5]) == ["5!"]
+        await batcher.stop()
+    run(main())
+
+
+def test_cancelled_requests_are_never_run_and_free_their_place():
+    """A caller that has gone costs nothing."""
+    async def main():
+        gate = Gate()
+        batcher, _ = await held(gate)
+        gone = asyncio.create_task(batcher.submit(["gone"]))
+        stays = asyncio.create_task(batcher.submit(["stays"]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        assert await stays == ["stays!"]
+        assert ["gone"] not in gate.batches
+        assert "gone" not in gate.batches[1]
+        assert batcher.queued == 0
+        await batcher.stop()
+    run(main())
+
+
+def test_an_exception_fails_only_its_own_batch():
+    """The callers of the failed batch get the exception, the next batch runs."""
+    async def main():
+        gate = Gate()
+        gate.open.set()
+        batcher = Batcher(gate)
+        batcher.start()
+        with pytest.raises(ValueError, match="poison"):
+            await batcher.submit(["poison"])
+        assert await batcher.submit(["fine"]) == ["fine!"]
+        await batcher.stop()
+    run(main())
+
+
+def test_stopping_answers_what_waits_and_refuses_what_comes():
+    """A clean shutdown loses nothing that was accepted and leaves no thread behind."""
+    async def main():
+        gate = Gate()
+        batcher, first = await held(gate)
+        waiting = asyncio.create_task(batcher.submit([1]))
+        await asyncio.sleep(0)
+        stopping = asyncio.create_task(batcher.stop())
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="shutting down"):
+            await batcher.submit([2])
+        gate.open.set()
+        await stopping
+        assert (await first, await waiting) == (["first!"], ["1!"])
+    run(main())
+    assert not [t for t in threading.enumerate() if t.name.startswith("batch")]
+
+
+def test_a_batch_function_with_too_few_results_is_an_error():
+    """Results are never shifted to the wrong row."""
+    async def main():
+        batcher = Batcher(lambda items: items[1:])
+        batcher.start()
+        with pytest.raises(RuntimeError, match="2 rows gave 1 results"):
+            await batcher.submit([1, 2])
+        await batcher.stop()
+    run(main())

@@ -1,0 +1,58 @@
+from collections.abc import Callable
+from io import BytesIO
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib import _pylab_helpers
+
+from flows.steps import plots
+from flows.steps.metrics import Importance
+
+RNG = np.random.default_rng(0)
+P = np.round(RNG.random(400), 2)
+Y = (RNG.random(400) < P).astype(np.int64)
+MONTHS = [f"1998-{month:02d}" for month in range(1, 10)]
+
+PICTURES: dict[str, Callable[[], bytes]] = {
+    "confusion": lambda: plots.confusion(Y, P, 0.5),
+    "confusion of one answer": lambda: plots.confusion(Y, P * 0.1, 0.5),
+    "roc": lambda: plots.roc(Y, P),
+    "roc with champion": lambda: plots.roc(Y, P, P ** 2),
+    "precision_recall": lambda: plots.precision_recall(Y, P),
+    "precision_recall with threshold": lambda: plots.precision_recall(Y, P, 0.4),
+    "calibration": lambda: plots.calibration(Y, P),
+    "calibration of few rows": lambda: plots.calibration([0, 1, 1], [0.2, 0.2, 0.9]),
+    "importance": lambda: plots.importance(
+        [Importance(f"a_$very_long_{i}_column_name_$", i / 99, 0.01) for i in range(30)]),
+    "importance of nothing": lambda: plots.importance([]),
+    "score_histogram": lambda: plots.score_histogram(P, 0.5),
+    "monthly_quality": lambda: plots.monthly_quality(MONTHS, [0.8] * 9, [0.75] * 9, [0.85] * 9, 0.78, 0.5),
+    "monthly_quality of one month": lambda: plots.monthly_quality(["1998-01"], [0.8], [0.7], [0.9], 0.78, 0.5),
+    "drift_bars": lambda: plots.drift_bars(["a", "b"], [0.1, 0.4], 0.2),
+    "compare_bins": lambda: plots.compare_bins("a", [1.0, 2.0], [0.2, 0.3, 0.5], [0.1, 0.1, 0.8]),
+    "compare_bins of categories": lambda: plots.compare_bins("a", ["x", "y_$1"], [0.2, 0.8], [0.2, 0.8]),
+    "compare_bins of one bin": lambda: plots.compare_bins("a", [], [1.0], [1.0]),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_picture_decodes_and_leaves_no_figure(name: str) -> None:
+    """Every plot is a PNG with something drawn on light ground, and pyplot keeps no figure of it."""
+    picture = PICTURES[name]()
+    image = matplotlib.image.imread(BytesIO(picture), format="png")
+    assert image.shape[:2] == (460, 662)
+    assert image[0, 0, :3].min() == 1
+    assert image[..., :3].std() > 0.01
+    assert not _pylab_helpers.Gcf.figs
+
+
+def test_pictures_are_deterministic() -> None:
+    """The same data give the same bytes, so a picture can be compared by hash."""
+    assert PICTURES["roc"]() == PICTURES["roc"]()
+
+
+def test_bins_and_shares_must_match() -> None:
+    """Shares that do not fit the bins are refused with the numbers."""
+    with pytest.raises(ValueError, match="3 bins, 2 reference, 2 current shares of 'a'"):
+        plots.compare_bins("a", [1.0, 2.0], [0.5, 0.5], [0.5, 0.5])

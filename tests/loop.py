@@ -1,0 +1,61 @@
+"""The demo, run once per test session in a home of its own, and what its stored evidence is read with."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows import environment, processes
+from flows.settings import Settings
+from flows.stores import history
+
+ROOT = Path(__file__).parents[1]
+CUSTOMERS = 700
+
+
+def env(home: Path, **more: str) -> dict[str, str]:
+    """Environment of a process that works in that home."""
+    clean = {k: v for k, v in os.environ.items() if k not in {"PREFECT_API_URL", "BENTOFLOW_USE_CASE"}}
+    return {**clean, **environment.defaults(home), "PYTHONWARNINGS": "default", **more}
+
+
+def run(home: Path, *command: str, seconds: float = 300, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the virtual environment in the repository's root, as a user would."""
+    binary = Path(sys.executable).parent / command[0]
+    done = subprocess.run([str(binary), *command[1:]], cwd=ROOT, env=env(home, **more), capture_output=True, text=True,
+                          timeout=seconds, stdin=subprocess.DEVNULL)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+@contextmanager
+def demo_home(folder: Path) -> Iterator[Path]:
+    """A home in which the demo has run through the Makefile's command; everything is stopped afterwards."""
+    home = folder / "loop"
+    try:
+        run(home, "bentoflow", "demo", "--customers", str(CUSTOMERS), seconds=900)
+        yield home
+    finally:
+        for name in processes.names(home):
+            processes.stop(home, name)
+
+
+def lines(home: Path, action: str | None = None) -> list[dict[str, Any]]:
+    """The history's lines, or those of one action."""
+    return [line for line in history.read(home, "churn") if action is None or line["action"] == action]
+
+
+@contextmanager
+def inside(home: Path) -> Iterator[Settings]:
+    """This process works in that home."""
+    before = dict(os.environ)
+    os.environ.update(environment.defaults(home))
+    try:
+        yield Settings()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,244 @@
+"""The closed loop: the demo's path, judged by what it stored, then the tools' own commands in the same home.
+
+The tests of this module run in order and share one home.
+"""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bentos.runtime import journal, rollout
+from flows import processes
+from flows.stores import answers, transaction
+from tests import loop
+from tests.browser import assert_page_ok
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with loop.demo_home(tmp_path_factory.mktemp("demo")) as found:
+        yield found
+
+
+def test_the_history_tells_the_whole_loop(home: Path) -> None:
+    """First release, drift, a retraining by event, its promotion, a refused drill, a rollback: in that order."""
+    actions = [line["action"] for line in loop.lines(home)]
+    expected = ["trained: PROMOTE", "promoted", "drift: drift", "trained: PROMOTE", "promoted", "trained: REJECT",
+                "drift: drift", "feedback", "rolled back"]
+    rest = iter(actions)
+    assert all(step in rest for step in expected), actions
+
+
+def test_the_retraining_was_started_by_the_drift_event(home: Path) -> None:
+    """Exactly one drift verdict emitted an event, and one training says that drift was its reason."""
+    events = [line for line in loop.lines(home, "drift: drift") if line["event"]]
+    trained = [line for line in loop.lines(home, "trained: PROMOTE") if line["reason"] == "drift"]
+    assert len(events) == 1
+    assert len(trained) == 1
+
+
+def test_live_quality_is_what_the_acceptance_asks(home: Path) -> None:
+    """Mature labels give a live ROC AUC with an interval for four months, 0.78 within or below each interval."""
+    months = json.loads((home / "feedback" / "churn.json").read_text())["months"]
+    assert [m["month"] for m in months] == ["1998-01", "1998-02", "1998-03", "1998-04"]
+    for m in months:
+        assert m["roc_auc"]["low"] < m["roc_auc"]["value"] < m["roc_auc"]["high"]
+        assert m["roc_auc"]["high"] >= 0.78
+    total = sum(m["labels"] for m in months)
+    assert sum(m["roc_auc"]["value"] * m["labels"] for m in months) / total >= 0.78
+
+
+def test_every_replayed_answer_is_in_the_journal(home: Path) -> None:
+    """Five months of customers, half a month again after the rollout, and the one after the rollback."""
+    found = list(journal.scan(answers.folder(home, "churn")))
+    assert len(found) == 5 * loop.CUSTOMERS + loop.CUSTOMERS // 2 + 1
+    assert len({r["request_id"] for r in found}) == len(found)
+
+
+def test_the_refused_candidate_is_released_by_no_path(home: Path) -> None:
+    """A REJECT is refused by the command, and the registry says why."""
+    version = loop.lines(home, "trained: REJECT")[0]["version"]
+    done = loop.run(home, "bentoflow", "release", "--version", version, check=False)
+    assert done.returncode == 1
+    assert "GateError" in done.stderr
+    assert "REJECT" in done.stderr
+
+
+def test_the_home_is_consistent_after_the_rollback(home: Path) -> None:
+    """Alias, rollout file and history name the same release, and nothing is under way."""
+    from flows.stores import registry
+
+    with loop.inside(home):
+        champion = registry.by_alias("churn", "champion")
+    served = rollout.read(rollout.rollout_path(home, "churn"))
+    last = loop.lines(home, "rolled back")[-1]
+    assert champion is not None
+    assert served is not None
+    assert champion.tags["release"] == served.arms[0].release == last["release"]
+    assert transaction.read(home, "churn") is None
+
+
+@pytest.mark.browser
+def test_the_page_opens_in_a_browser(home: Path) -> None:
+    """The demo's page: no console error, every picture drawn, readable at 390 pixels."""
+    assert_page_ok(home / "demo" / "index.html")
+
+
+@pytest.mark.browser
+def test_every_drift_report_that_the_page_links_opens_in_a_browser(home: Path) -> None:
+    """Each link of the page leads to a report that a phone can show."""
+    links = re.findall(r'href="(\.\./[^"]+\.html)"', (home / "demo" / "index.html").read_text())
+    assert len(links) >= 5
+    for link in dict.fromkeys(links):
+        assert (home / "demo" / link).resolve().exists()
+    assert_page_ok((home / "demo" / links[0]).resolve())
+
+
+def test_any_answer_explains_itself(home: Path) -> None:
+    """Random requests of both releases are scored again to the same number, with their whole origin."""
+    from flows.explain import explain
+
+    records = list(journal.scan(answers.folder(home, "churn")))
+    with loop.inside(home):
+        for record in random.Random(7).sample(records, 40):
+            found = explain(record["request_id"], "churn")
+            assert found["equal"]
+            assert found["score_again"] == record["score"]
+            assert found["snapshot"]
+    assert len({r["release"] for r in records}) == 2
+
+
+def test_a_version_is_reproduced_from_its_snapshot(home: Path) -> None:
+    """Training again from snapshot, parameters and seed gives the same frame and the same scores."""
+    done = loop.run(home, "bentoflow", "reproduce", "1")
+    assert re.search(r"same_frame +True", done.stdout)
+    assert re.search(r"equal +True", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("step", "outcome"),
+    [("intent", "reverted"), ("staged", "reverted"), ("smoked", "reverted"), ("committed", "completed"), ("switched", "completed")],
+)
+def test_a_release_killed_after_any_step_is_settled_by_the_next_start(home: Path, step: str, outcome: str) -> None:
+    """Killed before the commit it reverts, killed after it completes; rollout, aliases and history agree."""
+    from flows.stores import registry
+
+    version = next(line["version"] for line in loop.lines(home, "promoted") if line["version"] != "1")
+    with loop.inside(home):
+        before = registry.aliases("churn")
+    done = loop.run(home, "bentoflow", "release", "--version", version, "--reason", step, check=False, BENTOFLOW_KILL_AFTER=step)
+    assert done.returncode == 137, done.stderr[-2000:]
+    assert transaction.read(home, "churn") is not None
+    with loop.inside(home):
+        assert (transaction.recover(home, "churn") or "").startswith(outcome)
+        assert transaction.read(home, "churn") is None
+        after = registry.aliases("churn")
+        served = rollout.read(rollout.rollout_path(home, "churn"))
+        assert served is not None
+        assert served.arms[0].release == registry.get("churn", after["champion"]).tags["release"]
+        assert after == (before if outcome == "reverted" else {"champion": version, "previous": before["champion"]})
+        if outcome == "completed":
+            back = loop.run(home, "bentoflow", "rollback")
+            assert "rolled back" in back.stdout
+            assert registry.aliases("churn")["champion"] == "1"
+
+
+def test_bentoml_builds_and_serves_as_documented(home: Path) -> None:
+    """`bentoml build` makes a bento; `bentoml serve` in the repository answers for the champion."""
+    assert "Successfully built Bento" in loop.run(home, "bentoml", "build").stdout
+    port = processes.free_port()
+    with serving(home, "serve", port) as url:
+        answer = httpx.post(f"{url}/predict", json={"user_id": 17}, timeout=20).json()
+    assert answer["model_version"] == "1"
+    assert 0 < answer["probability"] < 1
+
+
+def serving(home: Path, name: str, port: int):  # type: ignore[no-untyped-def]
+    """`bentoml serve` on a port, stopped afterwards."""
+    import sys
+    from contextlib import contextmanager
+
+    @contextmanager
+    def running() -> Iterator[str]:
+        url = f"http://127.0.0.1:{port}"
+        processes.start(home, name, [sys.executable, "-m", "bentoml", "serve", "--port", str(port), "--host", "127.0.0.1"],
+                        url=url, env=loop.env(home, BENTOML_HOME=str(home / "bentoml")), cwd=loop.ROOT)
+        try:
+            processes.wait(home, name, lambda: processes.answers(f"{url}/readyz"), seconds=120)
+            yield url
+        finally:
+            processes.stop(home, name)
+
+    return running()
+
+
+def test_feast_applies_as_documented(home: Path) -> None:
+    """`feast -c feature_repo apply` registers the definitions without a change of the files."""
+    done = loop.run(home, "feast", "-c", "feature_repo", "apply")
+    assert "churn_purchase_behaviour" in done.stdout + done.stderr or "No changes" in done.stdout
+
+
+def test_mlflow_ui_shows_the_runs(home: Path) -> None:
+    """`mlflow ui`, without options but a port, serves the registry that the demo filled."""
+    import sys
+
+    port = processes.free_port()
+    url = f"http://127.0.0.1:{port}"
+    processes.start(home, "ui", [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"],
+                    url=url, env=loop.env(home), cwd=loop.ROOT)
+    try:
+        processes.wait(home, "ui", lambda: processes.answers(f"{url}/health"), seconds=120)
+        found = httpx.get(f"{url}/api/2.0/mlflow/registered-models/get", params={"name": "churn"}, timeout=20).json()
+    finally:
+        processes.stop(home, "ui")
+    assert "champion" in {a["alias"] for a in found["registered_model"]["aliases"]}
+
+
+def test_up_starts_everything_a_storm_starts_one_training_and_down_stops_it(home: Path) -> None:
+    """Healthy addresses, scheduled runs, one training for a hundred drift events, and nothing left running."""
+    up = loop.run(home, "bentoflow", "up", seconds=600)
+    try:
+        urls = dict(re.findall(r"^(Prefect|MLflow|service) +(http\S+)", up.stdout, flags=re.M))
+        assert set(urls) == {"Prefect", "MLflow", "service"}
+        assert httpx.get(f"{urls['service']}/readyz", timeout=10).status_code == 200
+        api = f"{urls['Prefect']}/api"
+        storm(home, api, events=100)
+        assert trainings(api) == 1
+        scheduled = httpx.post(f"{api}/flow_runs/count", json={"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
+        assert scheduled.json() > 0
+        assert "version 1" in loop.run(home, "bentoflow", "status").stdout
+    finally:
+        down = loop.run(home, "bentoflow", "down")
+    assert "stopped" in down.stdout
+    assert not [name for name in processes.names(home) if processes.running(home, name)]
+
+
+def storm(home: Path, api: str, *, events: int) -> None:
+    """Emit drift events within a minute, then wait until the worker has nothing more to do."""
+    import time
+
+    code = ("from prefect.events import emit_event\n"
+            f"for i in range({events}):\n"
+            "    emit_event('bentoflow.drift.detected', {'prefect.resource.id': 'bentoflow.churn'}, payload={'i': i})\n")
+    loop.run(home, "python", "-c", code, PREFECT_API_URL=api)
+    deadline = time.monotonic() + 240
+    active = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
+    while time.monotonic() < deadline and not trainings(api):
+        time.sleep(1)
+    while time.monotonic() < deadline and httpx.post(f"{api}/flow_runs/count", json=active, timeout=10).json():
+        time.sleep(1)
+    time.sleep(5)       # a second run would have been started by now: the worker polls every two seconds
+
+
+def trainings(api: str) -> int:
+    """Runs of `train` that drift started and that got to run."""
+    query = {"flows": {"name": {"any_": ["train"]}}, "flow_runs": {"state": {"type": {"any_": ["RUNNING", "COMPLETED", "FAILED"]}}}}
+    runs = httpx.post(f"{api}/flow_runs/filter", json=query, timeout=10).json()
+    return len([r for r in runs if r["parameters"].get("reason") == "drift" and r["start_time"]])
