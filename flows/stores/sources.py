@@ -146,7 +146,7 @@ def _sql(source: SqlSource, secrets: dict[str, str]) -> pd.DataFrame:
         raise SourceError(f"{shown(source.url)}: no such database file; SQLite would create an empty one. Correct it")
     options = {"connect_timeout": int(TIMEOUT_S)} if url.get_backend_name() == "postgresql" else {}
     engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options, hide_parameters=True)
-    with engine.connect() as connection:                # nullable types keep integers beside nulls exact
+    with engine.connect() as connection:                # integers beside nulls stay exact
         return pd.read_sql_query(
             sa.text(source.query), connection, coerce_float=False, dtype_backend="numpy_nullable")
 

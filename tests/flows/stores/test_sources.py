@@ -118,8 +118,11 @@ def test_url_in_messages(url: str, want: str) -> None:
     assert sources.shown(url) == want
 
 
-def test_what_a_driver_says_is_cleaned() -> None:
-    """An unescaped password, of which the driver quotes a part, is hidden in its words too."""
+def test_what_a_driver_says_is_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came from the environment, and any part of an unescaped password, is hidden in the driver's words too."""
+    monkeypatch.setenv("MODE", "opensesame")
+    quoted = failure(SqlSource(url="postgresql://me@127.0.0.1:9/x?sslmode=${MODE}", query="select 1"))
+    assert 'invalid sslmode value: "${MODE}"' in quoted
     message = failure(SqlSource(url="postgresql://me:opense/same@127.0.0.1/x", query="select 1"))
     assert "cannot read postgresql://***@127.0.0.1/x" in message
     assert "opense" not in message
