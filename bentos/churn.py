@@ -19,7 +19,8 @@ class ChurnRequest(BaseModel):
 
     user_id: UserId
     features: dict[str, Number | None] | None = Field(
-        None, description="All of the model's features by name, null where missing, instead of the stored ones.")
+        None, description="All of the model's features by name, null where missing, instead of the stored ones."
+    )
 
 
 class ChurnAnswer(BaseModel):

@@ -25,14 +25,14 @@ SERVICE: dict[str, Any] = {
     "workers": 1,
     "threads": 8,
     "traffic": {"timeout": 30},
-    "logging": {"access": {"enabled": False}},      # the journal has every answer; the access log halves the throughput
+    "logging": {"access": {"enabled": False}},  # the journal has every answer; the access log halves the throughput
 }
 
 
 class Rows(RootModel[Any]):
     """A request's body: one row, or a list of rows."""
 
-    __root_input__: ClassVar[bool] = True       # how BentoML marks that the body itself is the value
+    __root_input__: ClassVar[bool] = True  # how BentoML marks that the body itself is the value
 
     @property
     def single(self) -> bool:
@@ -43,20 +43,33 @@ class Rows(RootModel[Any]):
 def one_or_many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
     """The body model for rows of one kind. A malformed row of a list becomes its own error, a single one a 400."""
     many = Annotated[list[Annotated[row, WrapValidator(_set_aside)]], Field(max_length=MAX_ROWS), Tag("rows")]  # type: ignore[valid-type]
-    body = Annotated[Annotated[row, Tag("row")] | many,  # type: ignore[valid-type]
-                     Discriminator(lambda value: "rows" if isinstance(value, list) else "row"),
-                     Field(json_schema_extra={"example": example})]
-    return type(f"{row.__name__}s", (Rows,), {
-        "__annotations__": {"root": body}, "__module__": row.__module__, "__doc__": Rows.__doc__})
+    body = Annotated[
+        Annotated[row, Tag("row")] | many,  # type: ignore[valid-type]
+        Discriminator(lambda value: "rows" if isinstance(value, list) else "row"),
+        Field(json_schema_extra={"example": example}),
+    ]
+    return type(
+        f"{row.__name__}s",
+        (Rows,),
+        {"__annotations__": {"root": body}, "__module__": row.__module__, "__doc__": Rows.__doc__},
+    )
 
 
 def one_or_many_answers(answer: type[BaseModel]) -> type[RootModel[Any]]:
     """The response model that documents answers; replies are encoded directly."""
-    body = Annotated[Annotated[answer, Tag("row")] | Annotated[list[answer], Tag("rows")],  # type: ignore[valid-type]
-                     Discriminator(lambda value: "rows" if isinstance(value, list) else "row")]
-    return type(f"{answer.__name__}s", (RootModel,), {
-        "__annotations__": {"root": body}, "__module__": answer.__module__,
-        "__doc__": "One answer, or a list in the order of the rows."})
+    body = Annotated[
+        Annotated[answer, Tag("row")] | Annotated[list[answer], Tag("rows")],  # type: ignore[valid-type]
+        Discriminator(lambda value: "rows" if isinstance(value, list) else "row"),
+    ]
+    return type(
+        f"{answer.__name__}s",
+        (RootModel,),
+        {
+            "__annotations__": {"root": body},
+            "__module__": answer.__module__,
+            "__doc__": "One answer, or a list in the order of the rows.",
+        },
+    )
 
 
 def _set_aside(value: Any, handler: Callable[[Any], BaseModel]) -> BaseModel | RowError:
@@ -70,8 +83,12 @@ def _set_aside(value: Any, handler: Callable[[Any], BaseModel]) -> BaseModel | R
 
 def open_predictor(use_case: str) -> Predictor:
     """The predictor of a use case whose releases are BentoML models; `BENTOFLOW_RELEASE` names a container's own."""
-    return Predictor(use_case, home(), lambda tag: Path(bentoml.models.get(tag).path),
-                     release=os.environ.get("BENTOFLOW_RELEASE", "").strip() or None)
+    return Predictor(
+        use_case,
+        home(),
+        lambda tag: Path(bentoml.models.get(tag).path),
+        release=os.environ.get("BENTOFLOW_RELEASE", "").strip() or None,
+    )
 
 
 async def start(predictor: Predictor) -> None:
@@ -87,8 +104,9 @@ async def reply(predictor: Predictor, body: Rows, ctx: bentoml.Context) -> Respo
     rows: list[Any] = [body.root] if body.single else body.root
     headers = ctx.request.headers
     try:
-        results = await answer_rows(predictor, rows, arm=headers.get("x-bentoflow-arm") or None,
-                                    smoke=headers.get("x-bentoflow-smoke") == "1")
+        results = await answer_rows(
+            predictor, rows, arm=headers.get("x-bentoflow-arm") or None, smoke=headers.get("x-bentoflow-smoke") == "1"
+        )
     except Overloaded as error:
         results = [RowError(503, str(error))]
         status, content = 503, results[0].dump()
@@ -103,8 +121,9 @@ async def reply(predictor: Predictor, body: Rows, ctx: bentoml.Context) -> Respo
     return Response(orjson.dumps(content), status_code=status, media_type="application/json")
 
 
-async def answer_rows(predictor: Predictor, rows: list[Any], *, arm: str | None,
-                      smoke: bool) -> list[Answer | RowError]:
+async def answer_rows(
+    predictor: Predictor, rows: list[Any], *, arm: str | None, smoke: bool
+) -> list[Answer | RowError]:
     """Results in the order of the rows, those that validation set aside included."""
     well_formed = [vars(row) for row in rows if not isinstance(row, RowError)]
     answered = iter(await predictor.answer(well_formed, arm=arm, smoke=smoke))

@@ -12,8 +12,10 @@ def pick(use_case: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != f"bentos.{use_case}":
             raise
-        raise LookupError(f"BENTOFLOW_USE_CASE is {use_case!r}, but there is no bentos/{use_case}.py; "
-                          "write it, or name a use case that has one") from error
+        raise LookupError(
+            f"BENTOFLOW_USE_CASE is {use_case!r}, but there is no bentos/{use_case}.py; "
+            "write it, or name a use case that has one"
+        ) from error
     return getattr(module, use_case.title().replace("_", ""))
 
 

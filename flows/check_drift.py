@@ -61,13 +61,17 @@ def report(
 ) -> Path:
     """The report's page, one picture per column."""
     then = {s.name: s for s in sketches.from_json(reference)}
-    figures = {"overview": plots.drift_bars(
-        [c.name for c in verdict.columns], [c.psi for c in verdict.columns], verdict.rules.max_psi)}
+    figures = {
+        "overview": plots.drift_bars(
+            [c.name for c in verdict.columns], [c.psi for c in verdict.columns], verdict.rules.max_psi
+        )
+    }
     for s in now:
         if sum(s.counts):
             old, new = sum(then[s.name].counts) or 1, sum(s.counts)
             figures[s.name] = plots.compare_bins(
-                s.name, s.categories or s.edges, [c / old for c in then[s.name].counts], [c / new for c in s.counts])
+                s.name, s.categories or s.edges, [c / old for c in then[s.name].counts], [c / new for c in s.counts]
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, page.render(page.drift_page(verdict, figures, context)).encode())
     return path
@@ -75,12 +79,16 @@ def report(
 
 @flow(name="check_drift", task_runner=task_runner())
 def check_drift(
-    use_case: str = "churn", since: datetime | None = None, until: datetime | None = None, emit: bool = True,
+    use_case: str = "churn",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    emit: bool = True,
 ) -> dict[str, Any]:
     """Compare the champion's answers of a window (default: the last 31 days) with its reference.
 
     On drift outside the cooldown one event `bentoflow.drift.detected` per release and window is emitted, which an
-    automation turns into a `train` run. Running it again over the same answers gives the same profiles and verdict, and no second event.
+    automation turns into a `train` run. Running it again over the same answers gives the same profiles and verdict,
+    and no second event.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     end = until or clock.now(home, use_case) + timedelta(seconds=1)
@@ -92,21 +100,43 @@ def check_drift(
     folder = bentos.model_folder(release)
     reference = (folder / manifest.REFERENCE).read_text()
     names, out = tuple(manifest.load(folder).names), home / "profiles" / use_case
-    keys = [key for key in profile_segment.map(
-        journal.segments(answers.folder(home, use_case)), unmapped(names), unmapped(release), unmapped(reference),
-        unmapped(start), unmapped(end), unmapped(out),
-    ).result() if key]
+    keys = [
+        key
+        for key in profile_segment.map(
+            journal.segments(answers.folder(home, use_case)),
+            unmapped(names),
+            unmapped(release),
+            unmapped(reference),
+            unmapped(start),
+            unmapped(end),
+            unmapped(out),
+        ).result()
+        if key
+    ]
     verdict, now = judge(sorted(keys), reference, use_case, out)
     label = f"{start:%Y-%m-%d}_{end:%Y-%m-%d}"
     stem = home / "reports" / use_case / f"drift-{label}-{release.split(':')[-1]}"
-    context = {"use case": case.title, "release": release, "from": start.isoformat(), "until": end.isoformat(),
-               "next": f"bentoflow train --use-case {use_case} --reason drift"}
+    context = {
+        "use case": case.title,
+        "release": release,
+        "from": start.isoformat(),
+        "until": end.isoformat(),
+        "next": f"bentoflow train --use-case {use_case} --reason drift",
+    }
     html = report(verdict, reference, now, stem.with_suffix(".html"), context)
     result = {
-        "use_case": use_case, "state": verdict.state, "release": release, "since": start.isoformat(), "until": end.isoformat(),
-        "rows": verdict.n, "reasons": list(verdict.reasons), "drifted": [c.name for c in verdict.columns if c.drifted],
+        "use_case": use_case,
+        "state": verdict.state,
+        "release": release,
+        "since": start.isoformat(),
+        "until": end.isoformat(),
+        "rows": verdict.n,
+        "reasons": list(verdict.reasons),
+        "drifted": [c.name for c in verdict.columns if c.drifted],
         "waits": policy.cooldown(history.read(home, use_case), end, case.drift.cooldown_days),
-        "psi": {c.name: c.psi for c in verdict.columns}, "report": str(html), "profiles": sorted(keys),
+        "psi": {c.name: c.psi for c in verdict.columns},
+        "report": str(html),
+        "profiles": sorted(keys),
     }
     result["event"] = _announce(result, stem.with_suffix(".json"), end, home, emit=emit)
     create_markdown_artifact(key=f"{use_case}-drift", markdown=drift.as_markdown(verdict))
@@ -115,7 +145,7 @@ def check_drift(
 
 
 def _announce(result: dict[str, Any], path: Path, at: datetime, home: Path, *, emit: bool) -> str | None:
-    """Keep the verdict; emit the event once for these answers. Gives the event's id, also when it was emitted before."""
+    """Keep the verdict; emit the event once for these answers. Gives the event's id, also if it was emitted before."""
     event = None
     if result["state"] == "drift" and emit and not result["waits"]:
         event = str(uuid5(NAMESPACE_URL, json.dumps([result["release"], result["profiles"]])))
@@ -124,12 +154,24 @@ def _announce(result: dict[str, Any], path: Path, at: datetime, home: Path, *, e
         return event
     if event is not None:
         emit_event(
-            event=EVENT, resource={"prefect.resource.id": f"bentoflow.{result['use_case']}"}, id=UUID(event),
+            event=EVENT,
+            resource={"prefect.resource.id": f"bentoflow.{result['use_case']}"},
+            id=UUID(event),
             payload={k: result[k] for k in ("use_case", "release", "since", "until", "rows", "reasons", "drifted")},
         )
     replace(path, json.dumps({**result, "event": event}, indent=1).encode())
-    history.append(home, result["use_case"], f"drift: {result['state']}", at=at, release=result["release"],
-                   rows=result["rows"], reasons=result["reasons"], report=result["report"], event=event, waits=result["waits"])
+    history.append(
+        home,
+        result["use_case"],
+        f"drift: {result['state']}",
+        at=at,
+        release=result["release"],
+        rows=result["rows"],
+        reasons=result["reasons"],
+        report=result["report"],
+        event=event,
+        waits=result["waits"],
+    )
     return event
 
 

@@ -10,8 +10,12 @@ import typer
 from flows.errors import BentoflowError
 from flows.settings import settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="A closed-loop MLOps stack: prepare, train, release, serve, watch, retrain, roll back.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A closed-loop MLOps stack: prepare, train, release, serve, watch, retrain, roll back.",
+)
 
 UseCase = Annotated[str, typer.Option("--use-case", "-u", envvar="BENTOFLOW_USE_CASE", help="which use case")]
 AsOf = Annotated[datetime | None, typer.Option(help="as it was known then, UTC (default: now)")]
@@ -42,8 +46,11 @@ def demo(
 
 
 @app.command()
-def prepare(use_case: UseCase = "churn", as_of: AsOf = None, source: Annotated[
-        str | None, typer.Option(help="another location of a file source, for this run")] = None) -> None:
+def prepare(
+    use_case: UseCase = "churn",
+    as_of: AsOf = None,
+    source: Annotated[str | None, typer.Option(help="another location of a file source, for this run")] = None,
+) -> None:
     """Source, contract, snapshot, feature tables, online store."""
     from flows.prepare import prepare as run
 
@@ -52,8 +59,12 @@ def prepare(use_case: UseCase = "churn", as_of: AsOf = None, source: Annotated[
 
 
 @app.command()
-def train(use_case: UseCase = "churn", as_of: AsOf = None, reason: Reason = "manual", drill: Annotated[
-        str | None, typer.Option(help="plant a fault that the gates must refuse: shuffled_labels")] = None) -> None:
+def train(
+    use_case: UseCase = "churn",
+    as_of: AsOf = None,
+    reason: Reason = "manual",
+    drill: Annotated[str | None, typer.Option(help="plant a fault that the gates must refuse: shuffled_labels")] = None,
+) -> None:
     """Train a candidate, judge it, register it with its verdict."""
     from flows.train import train as run
 
@@ -62,8 +73,11 @@ def train(use_case: UseCase = "churn", as_of: AsOf = None, reason: Reason = "man
 
 
 @app.command()
-def release(use_case: UseCase = "churn", version: Annotated[str | None, typer.Option(help="default: the challenger")] = None,
-            reason: Reason = "manual") -> None:
+def release(
+    use_case: UseCase = "churn",
+    version: Annotated[str | None, typer.Option(help="default: the challenger")] = None,
+    reason: Reason = "manual",
+) -> None:
     """Release a version whose gates said PROMOTE."""
     from flows.release import release as run
 
@@ -87,8 +101,12 @@ def check_drift(use_case: UseCase = "churn", since: AsOf = None, until: AsOf = N
 
 
 @app.command()
-def score(use_case: UseCase = "churn", table: Annotated[str | None, typer.Argument(help="parquet or csv; default: all known")] = None,
-          out: Annotated[str | None, typer.Option(help="folder of the result")] = None, as_of: AsOf = None) -> None:
+def score(
+    use_case: UseCase = "churn",
+    table: Annotated[str | None, typer.Argument(help="parquet or csv; default: all known")] = None,
+    out: Annotated[str | None, typer.Option(help="folder of the result")] = None,
+    as_of: AsOf = None,
+) -> None:
     """Score a table with the champion, to parquet."""
     from flows.score import score as run
 
@@ -96,8 +114,13 @@ def score(use_case: UseCase = "churn", table: Annotated[str | None, typer.Argume
 
 
 @app.command()
-def feedback(use_case: UseCase = "churn", as_of: AsOf = None, labels: Annotated[
-        str | None, typer.Option(help="parquet with request_id and label; default: from the prepared events")] = None) -> None:
+def feedback(
+    use_case: UseCase = "churn",
+    as_of: AsOf = None,
+    labels: Annotated[
+        str | None, typer.Option(help="parquet with request_id and label; default: from the prepared events")
+    ] = None,
+) -> None:
     """Join mature labels to the journal and measure live quality."""
     from flows.feedback import feedback as run
 

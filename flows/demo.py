@@ -29,8 +29,28 @@ START = datetime(1998, 1, 1, tzinfo=UTC)
 MONTHS = (START, *(datetime(1998, m, 1, tzinfo=UTC) for m in (2, 3, 4)))
 INJECTED = datetime(1998, 5, 1, tzinfo=UTC)
 END = datetime(1998, 7, 1, tzinfo=UTC)
-STATE = ("snapshots", "quarantine", "features", "feast", "mlflow", "bentoml", "prefect", "journal", "profiles", "reports",
-         "history", "rollout", "clock", "releases", "feedback", "scores", "run", "logs", "locks", "demo")
+STATE = (
+    "snapshots",
+    "quarantine",
+    "features",
+    "feast",
+    "mlflow",
+    "bentoml",
+    "prefect",
+    "journal",
+    "profiles",
+    "reports",
+    "history",
+    "rollout",
+    "clock",
+    "releases",
+    "feedback",
+    "scores",
+    "run",
+    "logs",
+    "locks",
+    "demo",
+)
 MARKER = "demo.json"
 
 
@@ -116,21 +136,27 @@ class Api:
     def automated_train(self, *, seconds: float = 150) -> dict[str, Any]:
         """Wait for the run that the drift automation starts, until it has ended."""
         deadline, found = time.monotonic() + seconds, {}
-        query = {"flows": {"name": {"any_": ["train"]}}, "sort": "START_TIME_DESC",
-                 "flow_runs": {"deployment_id": {"is_null_": False}}}
+        query = {
+            "flows": {"name": {"any_": ["train"]}},
+            "sort": "START_TIME_DESC",
+            "flow_runs": {"deployment_id": {"is_null_": False}},
+        }
         while time.monotonic() < deadline:
             runs = httpx.post(f"{self.url}/flow_runs/filter", json=query, timeout=10).json()
             found = next((r for r in runs if not r["auto_scheduled"]), {})
             if found.get("state_type") in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
                 return found
             time.sleep(0.5)
-        raise BentoflowError(f"the drift event started no training within {seconds:.0f} s (last seen: "
-                             f"{found.get('state_name', 'no run')}); see {stack.WORKER}.log and {stack.SERVER}.log")
+        raise BentoflowError(
+            f"the drift event started no training within {seconds:.0f} s (last seen: "
+            f"{found.get('state_name', 'no run')}); see {stack.WORKER}.log and {stack.SERVER}.log"
+        )
 
 
 def replay(url: str, customers: list[int], batch: int = 100) -> list[dict[str, Any]]:
     """Ask the service about every customer over HTTP, four requests at a time."""
     with httpx.Client(base_url=url, timeout=30) as client, ThreadPoolExecutor(4) as pool:
+
         def ask(chunk: list[int]) -> list[dict[str, Any]]:
             response = client.post("/predict", json=[{"user_id": int(c)} for c in chunk])
             if response.status_code != 200:
@@ -138,7 +164,7 @@ def replay(url: str, customers: list[int], batch: int = 100) -> list[dict[str, A
             found: list[dict[str, Any]] = response.json()
             return found
 
-        chunks = [customers[i:i + batch] for i in range(0, len(customers), batch)]
+        chunks = [customers[i : i + batch] for i in range(0, len(customers), batch)]
         return [answer for part in pool.map(ask, chunks) for answer in part]
 
 
@@ -167,7 +193,8 @@ def _loop(chosen: Settings, story: Story, customers: int, api: Api) -> Path:
     api.deployed.result(timeout=240)
     page = chapters.page(chosen, story)
     (chosen.home / MARKER).write_text(json.dumps({"state": "done", "page": str(page)}))
-    story.say(f"\nThe page: {page}\nGo on:    make up, bentoflow status, "
-              f"{Path(sys.executable).parent}/mlflow ui, prefect deploy --all, bentoml serve")
+    story.say(
+        f"\nThe page: {page}\nGo on:    make up, bentoflow status, "
+        f"{Path(sys.executable).parent}/mlflow ui, prefect deploy --all, bentoml serve"
+    )
     return page
-

@@ -17,9 +17,7 @@ class SourceError(BentoflowError):
 class ContractError(BentoflowError):
     """A table breaks its contract as a whole; `bad` holds the rows for quarantine, `report` the counts."""
 
-    def __init__(
-        self, message: str, bad: "pd.DataFrame | None" = None, report: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, message: str, bad: "pd.DataFrame | None" = None, report: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.bad = bad
         self.report = report if report is not None else {}

@@ -35,10 +35,28 @@ def explain(request_id: str, use_case: str) -> dict[str, Any]:
     found = scorer.manifest
     decision = found.risks[int(decide(again, found.threshold))]
     return {
-        **{k: record[k] for k in ("request_id", "time", "entity", "arm", "release", "model_version", "features",
-                                  "event_time", "score", "decision", "threshold")},
-        "snapshot": found.snapshot, "commit": found.commit, "lock": found.lock, "run_id": found.run_id,
-        "feature_service": found.feature_service, "score_again": again,
+        **{
+            k: record[k]
+            for k in (
+                "request_id",
+                "time",
+                "entity",
+                "arm",
+                "release",
+                "model_version",
+                "features",
+                "event_time",
+                "score",
+                "decision",
+                "threshold",
+            )
+        },
+        "snapshot": found.snapshot,
+        "commit": found.commit,
+        "lock": found.lock,
+        "run_id": found.run_id,
+        "feature_service": found.feature_service,
+        "score_again": again,
         "equal": again == record["score"] and decision == record["decision"],
     }
 
@@ -66,9 +84,13 @@ def reproduce(use_case: str, number: str, tolerance: float = 1e-6) -> dict[str, 
     scores = scorer.score(test.x)
     difference = float(np.max(np.abs(scores - predictions["score"].to_numpy())))
     return {
-        "use_case": use_case, "version": number, "snapshot": kept.snapshot, "rows": len(scores),
+        "use_case": use_case,
+        "version": number,
+        "snapshot": kept.snapshot,
+        "rows": len(scores),
         "same_frame": tables.content_hash(joined)[:16] == facts["frame"],
-        "threshold": [kept.threshold, scorer.manifest.threshold], "largest_score_difference": difference,
+        "threshold": [kept.threshold, scorer.manifest.threshold],
+        "largest_score_difference": difference,
         "equal": difference <= tolerance and bool((test.entities == predictions["entity"].to_numpy()).all()),
     }
 
@@ -87,7 +109,7 @@ def rebuilt(use_case: str, events: pd.DataFrame, as_of: pd.Timestamp, home: Path
         frame["event_timestamp"] = pd.Series(moment, index=frame.index).astype("datetime64[us, UTC]")
         tables.write_table(frame, home / "features" / use_case / f"as_of={moment:%Y-%m-%d}.parquet")
     before = os.environ["BENTOFLOW_HOME"]
-    os.environ["BENTOFLOW_HOME"] = str(home)        # the feature repository's paths depend on it
+    os.environ["BENTOFLOW_HOME"] = str(home)  # the feature repository's paths depend on it
     try:
         store = features.open_store(home)
         features.apply(store)

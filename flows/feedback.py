@@ -17,8 +17,7 @@ from flows import usecases
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps import cohorts, metrics
-from flows.stores import answers, history, registry, tables
-from flows.train import latest
+from flows.stores import answers, history, prepared, registry, tables
 from flows.usecases.spec import PathSource
 
 METRICS = ("roc_auc", "average_precision", "precision", "recall", "accuracy", "brier_skill", "calibration_error")
@@ -26,7 +25,7 @@ MIN_LABELS = 200
 
 
 def from_events(name: str, frame: pd.DataFrame, snapshot: str, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
-    """Labels of the answers whose horizon has passed by `as_of`, from the events of the snapshot, by entity and time."""
+    """Labels, by entity and time, of the answers whose horizon has passed by `as_of`, from the snapshot's events."""
     case = usecases.load(name)
     mature = frame[frame["time"] + pd.Timedelta(days=case.horizon_days) <= as_of]
     if mature.empty:
@@ -43,16 +42,18 @@ def from_events(name: str, frame: pd.DataFrame, snapshot: str, as_of: pd.Timesta
 def collect(path: Path) -> pd.DataFrame:
     """The answers of one journal segment: request, time, entity, score, release, arm."""
     records = [r for r in journal.read(path) if not r.get("smoke")]
-    return pd.DataFrame({
-        "request_id": [r["request_id"] for r in records],
-        "time": pd.to_datetime([r["time"] for r in records], utc=True, format="ISO8601"),
-        "entity": [r["entity"] for r in records],
-        "score": np.array([r["score"] for r in records], dtype=np.float64),
-        "threshold": np.array([r["threshold"] for r in records], dtype=np.float64),
-        "release": [r["release"] for r in records],
-        "arm": [r["arm"] for r in records],
-        "state": [r["state"] for r in records],
-    })
+    return pd.DataFrame(
+        {
+            "request_id": [r["request_id"] for r in records],
+            "time": pd.to_datetime([r["time"] for r in records], utc=True, format="ISO8601"),
+            "entity": [r["entity"] for r in records],
+            "score": np.array([r["score"] for r in records], dtype=np.float64),
+            "threshold": np.array([r["threshold"] for r in records], dtype=np.float64),
+            "release": [r["release"] for r in records],
+            "arm": [r["arm"] for r in records],
+            "state": [r["state"] for r in records],
+        }
+    )
 
 
 @task(cache_policy=NO_CACHE)
@@ -61,7 +62,7 @@ def join(frame: pd.DataFrame, name: str, labels: str | None, as_of: pd.Timestamp
     if labels is not None:
         table = tables.read(PathSource(url=labels, format="parquet"))
         return frame.merge(table[["request_id", "label"]], on="request_id", how="inner", validate="1:1")
-    return from_events(name, frame, latest(home, name)[0], as_of, home)
+    return from_events(name, frame, prepared.latest(home, name)[0], as_of, home)
 
 
 @task(cache_policy=NO_CACHE)
@@ -72,11 +73,19 @@ def measure(month: str, labelled: pd.DataFrame, name: str, min_labels: int) -> d
     if len(rows) < min_labels or rows["label"].nunique() < 2:
         return None
     found = metrics.bootstrap(
-        rows["label"].to_numpy(), rows["score"].to_numpy(), float(rows["threshold"].iloc[-1]), metrics=METRICS,
-        n=case.gates.bootstrap, confidence=case.gates.confidence, seed=case.seed, groups=rows["entity"].to_numpy(),
+        rows["label"].to_numpy(),
+        rows["score"].to_numpy(),
+        float(rows["threshold"].iloc[-1]),
+        metrics=METRICS,
+        n=case.gates.bootstrap,
+        confidence=case.gates.confidence,
+        seed=case.seed,
+        groups=rows["entity"].to_numpy(),
     )
     return {
-        "month": month, "labels": len(rows), "base_rate": float(rows["label"].mean()),
+        "month": month,
+        "labels": len(rows),
+        "base_rate": float(rows["label"].mean()),
         "releases": sorted(rows["release"].unique()),
         **{k: {"value": v.value, "low": v.low, "high": v.high} for k, v in found.items()},
     }
@@ -84,7 +93,10 @@ def measure(month: str, labelled: pd.DataFrame, name: str, min_labels: int) -> d
 
 @flow(name="feedback", task_runner=task_runner())
 def feedback(
-    use_case: str = "churn", as_of: datetime | None = None, labels: str | None = None, min_labels: int = MIN_LABELS,
+    use_case: str = "churn",
+    as_of: datetime | None = None,
+    labels: str | None = None,
+    min_labels: int = MIN_LABELS,
 ) -> dict[str, Any]:
     """Join mature labels to the journal and measure live quality per month; to MLflow, a file and an artifact.
 
@@ -100,13 +112,24 @@ def feedback(
     labelled = join(everything, use_case, labels, moment, home)
     months = sorted(labelled["time"].dt.strftime("%Y-%m").unique()) if len(labelled) else []
     measured = measure.map(months, unmapped(labelled), unmapped(use_case), unmapped(min_labels)).result()
-    result = {"use_case": use_case, "as_of": moment.isoformat(), "answers": len(everything), "labels": len(labelled),
-              "months": [m for m in measured if m]}
+    result = {
+        "use_case": use_case,
+        "as_of": moment.isoformat(),
+        "answers": len(everything),
+        "labels": len(labelled),
+        "months": [m for m in measured if m],
+    }
     replace(home / "feedback" / f"{use_case}.json", json.dumps(result, indent=1).encode())
     with registry.run(registry.connect(use_case, home), f"feedback {moment.date()}", tags={"kind": "feedback"}):
         registry.log(metrics={f"live_{m['month']}_{k}": m[k]["value"] for m in result["months"] for k in METRICS})
-    history.append(home, use_case, "feedback", at=moment.to_pydatetime(), labels=len(labelled),
-                   months={m["month"]: round(m["roc_auc"]["value"], 4) for m in result["months"]})
+    history.append(
+        home,
+        use_case,
+        "feedback",
+        at=moment.to_pydatetime(),
+        labels=len(labelled),
+        months={m["month"]: round(m["roc_auc"]["value"], 4) for m in result["months"]},
+    )
     create_markdown_artifact(key=f"{use_case}-feedback", markdown=as_markdown(case.title, result))
     log.info("%d of %d answers have a mature label", len(labelled), len(everything))
     return result
@@ -114,10 +137,16 @@ def feedback(
 
 def as_markdown(title: str, result: dict[str, Any]) -> str:
     """Live quality per month as a table."""
-    lines = [f"# {title}: live quality as of {result['as_of'][:10]}", "", "| month | labels | ROC AUC | average precision |",
-             "|---|---:|---:|---:|"]
+    lines = [
+        f"# {title}: live quality as of {result['as_of'][:10]}",
+        "",
+        "| month | labels | ROC AUC | average precision |",
+        "|---|---:|---:|---:|",
+    ]
     for m in result["months"]:
-        cells = [f"{m[k]['value']:.3f} ({m[k]['low']:.3f} to {m[k]['high']:.3f})" for k in ("roc_auc", "average_precision")]
+        cells = [
+            f"{m[k]['value']:.3f} ({m[k]['low']:.3f} to {m[k]['high']:.3f})" for k in ("roc_auc", "average_precision")
+        ]
         lines.append(f"| {m['month']} | {m['labels']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -1,7 +1,5 @@
 """prepare: source, contract, quarantine, snapshot, feature tables, Feast."""
 
-import json
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from flows.errors import ContractError
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps import cohorts, contract, privacy, quality
-from flows.stores import features, tables
+from flows.stores import features, prepared, tables
 from flows.usecases.spec import PathSource, Source
 
 
@@ -35,7 +33,7 @@ def check(raw: pd.DataFrame, name: str) -> contract.Checked:
     try:
         checked = contract.check(raw, use_case.contract, time_format=time_format)
     except ContractError as error:
-        _quarantine(getattr(error, "bad", None), name)
+        _quarantine(error.bad, name)
         raise
     _quarantine(checked.bad, name)
     return checked
@@ -44,9 +42,9 @@ def check(raw: pd.DataFrame, name: str) -> contract.Checked:
 def _quarantine(bad: pd.DataFrame | None, name: str) -> Path | None:
     if bad is None or bad.empty:
         return None
-    text = bad.astype("string")
-    path = settings().home / "quarantine" / name / f"{tables.content_hash(text)[:16]}.parquet"
-    tables.write_table(text, path)
+    masked = privacy.apply(bad, usecases.load(name).contract, key=settings().key())
+    path = settings().home / "quarantine" / name / f"{tables.content_hash(masked)[:16]}.parquet"
+    tables.write_table(masked, path)
     get_run_logger().warning("%d rows quarantined in %s", len(bad), path)
     return path
 
@@ -66,7 +64,9 @@ def snapshot(good: pd.DataFrame, name: str, as_of: pd.Timestamp | None) -> table
 
 
 @task(cache_policy=NO_CACHE)
-def feature_partition(folder: Path, snapshot_id: str, name: str, as_of: pd.Timestamp, home: Path) -> pd.Timestamp | None:
+def feature_partition(
+    folder: Path, snapshot_id: str, name: str, as_of: pd.Timestamp, home: Path
+) -> pd.Timestamp | None:
     """Features of everybody known at one moment of the grid; gives the moment if the partition changed."""
     use_case = usecases.load(name)
     frame = use_case.build_features(tables.read_snapshot(folder, snapshot_id), as_of)
@@ -89,7 +89,9 @@ def materialise(name: str, end: pd.Timestamp, changed: list[pd.Timestamp], home:
     return f"online store holds the features of {max(changed).date()}"
 
 
-def build_feature_tables(use_case_name: str, snap: tables.Snapshot, end: pd.Timestamp, home: Path) -> list[pd.Timestamp]:
+def build_feature_tables(
+    use_case_name: str, snap: tables.Snapshot, end: pd.Timestamp, home: Path
+) -> list[pd.Timestamp]:
     """Map `feature_partition` over the grid up to `end`; the moments whose partition changed."""
     use_case = usecases.load(use_case_name)
     moments = cohorts.grid(use_case, cohorts.utc(use_case.first_cutoff) - pd.DateOffset(months=1), end)
@@ -100,7 +102,9 @@ def build_feature_tables(use_case_name: str, snap: tables.Snapshot, end: pd.Time
 
 
 @flow(name="prepare", task_runner=task_runner())
-def prepare(use_case: str = "churn", as_of: datetime | None = None, source: dict[str, Any] | None = None) -> dict[str, Any]:
+def prepare(
+    use_case: str = "churn", as_of: datetime | None = None, source: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Prepare a use case's data as it was known at `as_of` (default: now; for a finished log, the day after its end).
 
     `source` overrides the location of a file source for one run, for example `{"url": "s3://…", "format": "parquet"}`.
@@ -108,16 +112,20 @@ def prepare(use_case: str = "churn", as_of: datetime | None = None, source: dict
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     checked = check(ingest(PathSource(**source) if source else case.source, case.time), use_case)
     last = checked.good[case.time].max()
-    moment = cohorts.utc(pd.Timestamp(as_of)) if as_of else (
-        (last + pd.Timedelta(days=1)).floor("D") if case.clock == "data" else pd.Timestamp.now("UTC")
+    moment = (
+        cohorts.utc(pd.Timestamp(as_of))
+        if as_of
+        else ((last + pd.Timedelta(days=1)).floor("D") if case.clock == "data" else pd.Timestamp.now("UTC"))
     )
     snap = snapshot(checked.good, use_case, moment)
-    log.info("snapshot %s: %d rows before %s%s", snap.id, snap.rows, moment.date(), "" if snap.created else " (unchanged)")
+    log.info(
+        "snapshot %s: %d rows before %s%s", snap.id, snap.rows, moment.date(), "" if snap.created else " (unchanged)"
+    )
     changed = build_feature_tables(use_case, snap, moment, home)
     log.info(materialise(use_case, moment, changed, home))
     if case.clock == "data":
         clock.write(home, use_case, moment.to_pydatetime())
-    _remember(home, use_case, snap.id, moment)
+    prepared.remember(home, use_case, snap.id, moment)
     report = quality.quality(tables.read_snapshot(snap.path.parent, snap.id), case.contract)
     create_markdown_artifact(
         key=f"{use_case}-prepare",
@@ -125,16 +133,14 @@ def prepare(use_case: str = "churn", as_of: datetime | None = None, source: dict
         f"{len(checked.bad)} quarantined.\n\n{quality.as_markdown(report)}",
     )
     return {
-        "use_case": use_case, "snapshot": snap.id, "rows": snap.rows, "created": snap.created, "as_of": moment.isoformat(),
-        "quarantined": len(checked.bad), "partitions_changed": len(changed),
+        "use_case": use_case,
+        "snapshot": snap.id,
+        "rows": snap.rows,
+        "created": snap.created,
+        "as_of": moment.isoformat(),
+        "quarantined": len(checked.bad),
+        "partitions_changed": len(changed),
     }
-
-
-def _remember(home: Path, use_case: str, snapshot_id: str, as_of: pd.Timestamp) -> None:
-    path = home / "snapshots" / use_case / "latest.json"
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps({"snapshot": snapshot_id, "as_of": as_of.isoformat()}))
-    draft.replace(path)
 
 
 if __name__ == "__main__":

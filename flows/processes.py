@@ -1,16 +1,17 @@
-"""Processes that the stack starts and stops by name: pid file, log file, a wait until healthy. Nothing else is ended."""
+"""Processes that the stack starts and stops by name: pid file, log, a wait until healthy. Nothing else is ended."""
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from flows.errors import BentoflowError
 
@@ -66,7 +67,12 @@ def running(home: Path, name: str) -> Process | None:
 
 
 def start(
-    home: Path, name: str, command: Sequence[str], *, url: str = "", env: Mapping[str, str] | None = None,
+    home: Path,
+    name: str,
+    command: Sequence[str],
+    *,
+    url: str = "",
+    env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Process:
     """Start a command in its own process group, output to a log; gives the living one of that name if there is one."""
@@ -77,7 +83,12 @@ def start(
         folder.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         child = subprocess.Popen(
-            list(command), stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=cwd, start_new_session=True,
+            list(command),
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            cwd=cwd,
+            start_new_session=True,
             env={**os.environ, **(env or {})},
         )
     process = Process(name=name, pid=child.pid, started=_started(child.pid) or 0, url=url, log=str(log))
@@ -116,31 +127,22 @@ def answers(url: str, *, accept: Callable[[int], bool] = lambda status: status =
 
 
 def stop(home: Path, name: str, *, seconds: float = 15.0) -> bool:
-    """SIGTERM to the process group, SIGKILL after `seconds`; False if there was nothing to stop."""
+    """SIGTERM, then SIGKILL to it and its descendants after `seconds`; False if there was nothing to stop."""
     process = running(home, name)
     if process is None:
         _file(home, name).unlink(missing_ok=True)
         return False
-    for sign, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            break
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and running(home, name) is not None:
-            _reap(process.pid)
-            time.sleep(0.05)
-        if running(home, name) is None:
-            break
+    leader = psutil.Process(process.pid)
+    family = [leader, *leader.children(recursive=True)]  # BentoML's workers leave the process group
+    with suppress(psutil.NoSuchProcess):
+        leader.terminate()
+    left = psutil.wait_procs(family, timeout=seconds)[1]
+    for survivor in left:
+        with suppress(psutil.NoSuchProcess):
+            survivor.kill()
+    psutil.wait_procs(left, timeout=5.0)
     _file(home, name).unlink(missing_ok=True)
     return True
-
-
-def _reap(pid: int) -> None:
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
 
 
 def names(home: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """release: a gated version becomes model, bento, staged arm, smoke-tested champion; or everything reverts."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from flows import usecases
 from flows.errors import GateError, ReleaseError, StoreError
 from flows.settings import Settings, settings
 from flows.steps import tenure
-from flows.stores import bentos, history, registry, transaction
+from flows.stores import bentos, history, locks, registry, transaction
 from flows.targets import local
 
 Target = Literal["local"]
@@ -35,13 +34,9 @@ def checkpoint(name: str) -> None:
 @contextmanager
 def exclusive(home: Path, use_case: str) -> Iterator[None]:
     """One release or rollback of a use case at a time; ReleaseError if another is at it."""
-    path = home / "locks" / f"release-{use_case}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ReleaseError(f"another release of {use_case} is under way; try again when it is done") from None
+    with locks.held(home, f"release-{use_case}") as alone:
+        if not alone:
+            raise ReleaseError(f"another release of {use_case} is under way; try again when it is done")
         yield
 
 
@@ -52,13 +47,17 @@ def releasable(use_case: str, number: str | None) -> registry.Version:
         raise ReleaseError(f"{use_case} has no challenger: run `bentoflow train`, or name a version to release")
     if version.verdict != "PROMOTE":
         reasons = " ".join(json.loads(version.tags.get("reasons", "[]")))
-        raise GateError(f"version {version.number} of {use_case} cannot be released: its verdict is "
-                        f"{version.verdict or 'missing'}. {reasons}".strip())
+        raise GateError(
+            f"version {version.number} of {use_case} cannot be released: its verdict is "
+            f"{version.verdict or 'missing'}. {reasons}".strip()
+        )
     champion = registry.by_alias(use_case, "champion")
     against = version.tags.get("judged_against", "")
     if champion is not None and champion.number not in {against, version.number}:
-        raise GateError(f"version {version.number} was judged against {against or 'no champion'}, but {champion.number} "
-                        f"is in charge now: train again, so that they are compared on the same rows")
+        raise GateError(
+            f"version {version.number} was judged against {against or 'no champion'}, but {champion.number} "
+            f"is in charge now: train again, so that they are compared on the same rows"
+        )
     return version
 
 
@@ -82,9 +81,16 @@ def keep(use_case: str, version: registry.Version) -> tuple[str, Path]:
 def build(tag: str, use_case: str, folder: Path) -> str:
     """The bento; its labels carry version, commit, snapshot and metrics."""
     found = manifest.load(folder)
-    labels = {"model": tag.replace(":", "-"), "commit": found.commit.replace("+", "-"), "snapshot": found.snapshot, **{
-        name: f"{found.metrics[name]:.4f}" for name in ("roc_auc", "average_precision", "brier_skill") if name in found.metrics
-    }}
+    labels = {
+        "model": tag.replace(":", "-"),
+        "commit": found.commit.replace("+", "-"),
+        "snapshot": found.snapshot,
+        **{
+            name: f"{found.metrics[name]:.4f}"
+            for name in ("roc_auc", "average_precision", "brier_skill")
+            if name in found.metrics
+        },
+    }
     return bentos.build(tag, tag, use_case, labels)
 
 
@@ -121,7 +127,10 @@ def carry_out(chosen: Settings, pending: transaction.Transaction, folder: Path, 
 
 @flow(name="release")
 def release(
-    use_case: str = "churn", version: str | None = None, target: Target = "local", reason: str = "manual",
+    use_case: str = "churn",
+    version: str | None = None,
+    target: Target = "local",
+    reason: str = "manual",
 ) -> dict[str, Any]:
     """Release a version (default: the challenger) whose gates said PROMOTE; a worse one never gets this far."""
     chosen, log = settings(), get_run_logger()
@@ -137,15 +146,23 @@ def release(
         tag, folder = keep(use_case, wanted)
         bento = build(tag, use_case, folder)
         pending = transaction.Transaction(
-            use_case=use_case, action="promoted", release=tag, version=wanted.number, reason=reason, bento=bento,
+            use_case=use_case,
+            action="promoted",
+            release=tag,
+            version=wanted.number,
+            reason=reason,
+            bento=bento,
             at=clock.now(chosen.home, use_case).isoformat(),
             aliases={"champion": wanted.number, "challenger": None, "previous": before.get("champion")},
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
             champion_before=_champion_release(chosen.home, use_case),
         )
         result = carry_out(chosen, pending, folder, log)
-    create_markdown_artifact(key=f"{use_case}-release", markdown=f"# {use_case} version {wanted.number} is champion\n\n"
-                             f"Release `{tag}`, bento `{bento}`, because: {reason}.")
+    create_markdown_artifact(
+        key=f"{use_case}-release",
+        markdown=f"# {use_case} version {wanted.number} is champion\n\n"
+        f"Release `{tag}`, bento `{bento}`, because: {reason}.",
+    )
     return result
 
 
@@ -165,18 +182,29 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
         champions = tenure.stack(history.read(chosen.home, use_case))
         if len(champions) < 2:
             raise ReleaseError(f"{use_case} has no previous release to go back to; see `bentoflow status`")
-        earlier = next(line for line in reversed(history.read(chosen.home, use_case))
-                       if line["action"] == tenure.PROMOTED and line["version"] == champions[-2])
+        earlier = next(
+            line
+            for line in reversed(history.read(chosen.home, use_case))
+            if line["action"] == tenure.PROMOTED and line["version"] == champions[-2]
+        )
         try:
             folder = bentos.model_folder(earlier["release"])
         except StoreError:
             folder = keep(use_case, registry.get(use_case, earlier["version"]))[1]
         before = registry.aliases(use_case)
         pending = transaction.Transaction(
-            use_case=use_case, action="rolled back", release=earlier["release"], version=earlier["version"],
-            bento=earlier.get("bento", ""), reason=reason, at=clock.now(chosen.home, use_case).isoformat(),
-            aliases={"champion": earlier["version"], "challenger": None,
-                     "previous": champions[-3] if len(champions) > 2 else None},
+            use_case=use_case,
+            action="rolled back",
+            release=earlier["release"],
+            version=earlier["version"],
+            bento=earlier.get("bento", ""),
+            reason=reason,
+            at=clock.now(chosen.home, use_case).isoformat(),
+            aliases={
+                "champion": earlier["version"],
+                "challenger": None,
+                "previous": champions[-3] if len(champions) > 2 else None,
+            },
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
             champion_before=_champion_release(chosen.home, use_case),
         )

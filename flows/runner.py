@@ -8,7 +8,7 @@ from flows.settings import settings
 
 
 def task_runner() -> TaskRunner[Any]:
-    """Threads by default; with BENTOFLOW_TASK_RUNNER=dask the scheduler at BENTOFLOW_DASK_ADDRESS, or a local cluster."""
+    """Threads; with BENTOFLOW_TASK_RUNNER=dask the scheduler at BENTOFLOW_DASK_ADDRESS, or a local cluster."""
     chosen = settings()
     if chosen.task_runner == "threads":
         return ThreadPoolTaskRunner(max_workers=4)
@@ -16,7 +16,12 @@ def task_runner() -> TaskRunner[Any]:
 
     if chosen.dask_address:
         return DaskTaskRunner(address=chosen.dask_address)
-    return DaskTaskRunner(cluster_kwargs={
-        "n_workers": chosen.dask_workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None,
-        "host": "127.0.0.1",
-    })
+    return DaskTaskRunner(
+        cluster_kwargs={
+            "n_workers": chosen.dask_workers,
+            "threads_per_worker": 1,
+            "processes": True,
+            "dashboard_address": None,
+            "host": "127.0.0.1",
+        }
+    )

@@ -32,11 +32,13 @@ def score_frame(scorer: Scorer, joined: pd.DataFrame, risks: tuple[str, str]) ->
 
 def partitions(frame: pd.DataFrame, rows: int) -> list[pd.DataFrame]:
     """Chunks of at most `rows` rows in the table's order."""
-    return [frame.iloc[i:i + rows].reset_index(drop=True) for i in range(0, len(frame), rows)]
+    return [frame.iloc[i : i + rows].reset_index(drop=True) for i in range(0, len(frame), rows)]
 
 
 @task(cache_policy=NO_CACHE)
-def score_partition(part: pd.DataFrame, name: str, release: str, as_of: pd.Timestamp, out: Path, home: Path) -> tuple[str, bool]:
+def score_partition(
+    part: pd.DataFrame, name: str, release: str, as_of: pd.Timestamp, out: Path, home: Path
+) -> tuple[str, bool]:
     """Score one chunk; gives its file and whether it was computed now, since a finished chunk is never done again."""
     case = usecases.load(name)
     key = hashlib.sha256(f"{release}|{as_of.isoformat()}|{tables.content_hash(part)}".encode()).hexdigest()[:24]
@@ -49,7 +51,8 @@ def score_partition(part: pd.DataFrame, name: str, release: str, as_of: pd.Times
     scored = score_frame(scorer, joined, scorer.manifest.risks)
     unknown = joined[scorer.manifest.names].isna().all(axis=1)
     result = pd.concat([joined[[case.entity]], scored], axis=1).assign(
-        features=np.where(unknown, "missing", "ok"), release=release, as_of=as_of)
+        features=np.where(unknown, "missing", "ok"), release=release, as_of=as_of
+    )
     result.loc[unknown, "score"] = np.nan
     result.loc[unknown, "decision"] = None
     tables.write_table(result, path)
@@ -58,12 +61,16 @@ def score_partition(part: pd.DataFrame, name: str, release: str, as_of: pd.Times
 
 @flow(name="score", task_runner=task_runner())
 def score(
-    use_case: str = "churn", table: str | None = None, out: str | None = None, as_of: datetime | None = None,
+    use_case: str = "churn",
+    table: str | None = None,
+    out: str | None = None,
+    as_of: datetime | None = None,
     partition_rows: int = 50_000,
 ) -> dict[str, Any]:
     """Score the entities of a parquet or csv table (a path or fsspec URL) with the champion; parquet files in `out`.
 
-    Without a table everybody known at the newest prepare is scored, without `out` to `scores/` in the home. Unknown entities get no score. A killed run goes on where it stopped; the same run again computes nothing.
+    Without a table everybody known at the newest prepare is scored, without `out` to `scores/` in the home. Unknown
+    entities get no score. A killed run goes on where it stopped; the same run again computes nothing.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     champion = registry.by_alias(use_case, "champion")
@@ -75,16 +82,26 @@ def score(
     if case.entity not in frame:
         raise ContractError(f"{table} has no column {case.entity!r}, it has {', '.join(map(str, frame.columns))}")
     if not pd.api.types.is_integer_dtype(frame[case.entity]):
-        raise ContractError(f"column {case.entity!r} of {table} is {frame[case.entity].dtype}, it must hold whole numbers")
+        raise ContractError(
+            f"column {case.entity!r} of {table} is {frame[case.entity].dtype}, it must hold whole numbers"
+        )
     folder = Path(out) if out else home / "scores" / use_case / f"{moment:%Y-%m-%d}"
     folder.mkdir(parents=True, exist_ok=True)
     parts = partitions(frame[[case.entity]], partition_rows)
     done = score_partition.map(
-        parts, unmapped(use_case), unmapped(champion.tags["release"]), unmapped(moment), unmapped(folder), unmapped(home)
+        parts,
+        unmapped(use_case),
+        unmapped(champion.tags["release"]),
+        unmapped(moment),
+        unmapped(folder),
+        unmapped(home),
     ).result()
     files = [name for name, _ in done]
     computed = sum(new for _, new in done)
     log.info("%d rows in %d partitions, %d of them computed now", len(frame), len(parts), computed)
-    create_markdown_artifact(key=f"{use_case}-score", markdown=f"# {case.title}: {len(frame)} rows scored\n\n"
-                             f"Release `{champion.tags['release']}` as of {moment.date()}, {len(files)} files in `{folder}`.")
+    create_markdown_artifact(
+        key=f"{use_case}-score",
+        markdown=f"# {case.title}: {len(frame)} rows scored\n\n"
+        f"Release `{champion.tags['release']}` as of {moment.date()}, {len(files)} files in `{folder}`.",
+    )
     return {"use_case": use_case, "rows": len(frame), "files": files, "computed": computed, "out": str(folder)}

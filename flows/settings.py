@@ -21,9 +21,9 @@ class Settings(BaseSettings):
     prefect_port: int = 4200
     mlflow_port: int = 5000
     task_runner: Literal["threads", "dask"] = "threads"
-    dask_address: str | None = None         # of a running scheduler; a local cluster is started without one
+    dask_address: str | None = None  # of a running scheduler; a local cluster is started without one
     dask_workers: int = 2
-    mask_key: str | None = None             # keys the masking of personal data; generated once if unset
+    mask_key: str | None = None  # keys the masking of personal data; generated once if unset
 
     def key(self) -> bytes:
         """The masking key: from the environment, else kept in a private file so that masks stay stable."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from flows import processes
@@ -24,8 +25,13 @@ def environment(home: Path, api: str | None = None) -> dict[str, str]:
 def prefect(env: Mapping[str, str], *arguments: str, seconds: float = 240) -> str:
     """Run a `prefect` command; BentoflowError with the end of its output if it fails."""
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", *arguments], cwd=ROOT, env={**os.environ, **env},
-        capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
     )
     if done.returncode:
         raise BentoflowError(f"`prefect {' '.join(arguments)}` failed:\n{(done.stdout + done.stderr)[-2_000:]}")
@@ -37,9 +43,11 @@ def start_server(chosen: Settings) -> Process:
     port = processes.free_port(chosen.prefect_port, chosen.host)
     url = f"http://{chosen.host}:{port}"
     return processes.start(
-        chosen.home, SERVER,
+        chosen.home,
+        SERVER,
         [sys.executable, "-m", "prefect", "server", "start", "--host", chosen.host, "--port", str(port)],
-        url=url, env={**environment(chosen.home), "PREFECT_UI_API_URL": f"{url}/api", "PREFECT_API_URL": ""},
+        url=url,
+        env={**environment(chosen.home), "PREFECT_UI_API_URL": f"{url}/api", "PREFECT_API_URL": ""},
     )
 
 
@@ -53,17 +61,36 @@ def wait_server(chosen: Settings) -> str:
 
 def deploy(chosen: Settings, api: str | None) -> None:
     """The work pool and every deployment of prefect.yaml, with its schedules and its automation; idempotent."""
-    env = environment(chosen.home, api)
-    prefect(env, "work-pool", "create", POOL, "--type", "process", "--overwrite")
-    prefect(env, "deploy", "--all")
+    prefect_pool(api)
+    prefect(environment(chosen.home, api), "deploy", "--all")
+
+
+def prefect_pool(api: str | None) -> None:
+    """The process work pool, made where it is not there; on the server at `api` or the one that the profile names."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.workers.process import ProcessWorker
+
+    with (
+        temporary_settings({PREFECT_API_URL: api} if api else {}),
+        get_client(sync_client=True) as client,
+        suppress(ObjectAlreadyExists),
+    ):
+        client.create_work_pool(
+            WorkPoolCreate(name=POOL, type="process", base_job_template=ProcessWorker.get_default_base_job_template())
+        )
 
 
 def start_worker(chosen: Settings, api: str) -> Process:
     """A process worker of the pool."""
     return processes.start(
-        chosen.home, WORKER,
+        chosen.home,
+        WORKER,
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "2"],
-        env={**environment(chosen.home, api), "PREFECT_WORKER_QUERY_SECONDS": "2"}, cwd=ROOT,
+        env={**environment(chosen.home, api), "PREFECT_WORKER_QUERY_SECONDS": "2"},
+        cwd=ROOT,
     )
 
 
@@ -71,9 +98,12 @@ def start_mlflow(chosen: Settings) -> Process:
     """The MLflow UI over the local store; not waited for."""
     port = processes.free_port(chosen.mlflow_port, chosen.host)
     return processes.start(
-        chosen.home, MLFLOW,
+        chosen.home,
+        MLFLOW,
         [sys.executable, "-m", "mlflow", "ui", "--host", chosen.host, "--port", str(port), "--workers", "1"],
-        url=f"http://{chosen.host}:{port}", env=environment(chosen.home), cwd=ROOT,
+        url=f"http://{chosen.host}:{port}",
+        env=environment(chosen.home),
+        cwd=ROOT,
     )
 
 
@@ -98,7 +128,10 @@ def up(chosen: Settings, use_case: str, say: Callable[[str], None]) -> None:
     service = local.ensure(chosen, use_case, champion.tags.get("bento") if champion else None)
     if champion is not None:
         processes.wait(chosen.home, service.name, lambda: processes.answers(f"{service.url}/readyz"), seconds=120)
-    say(f"service   {service.url}" + ("" if champion else " (no release yet: `bentoflow train`, then `bentoflow release`)"))
+    say(
+        f"service   {service.url}"
+        + ("" if champion else " (no release yet: `bentoflow train`, then `bentoflow release`)")
+    )
 
 
 def _has_worker(url: str) -> bool:

@@ -21,11 +21,15 @@ def status(chosen: Settings, use_case: str) -> dict[str, Any]:
     return {
         "use case": use_case,
         "clock": clock.now(home, use_case).isoformat(),
-        "champion": None if champion is None or since is None else
-        f"version {champion.number}, {since['action']} at {since['at'][:10]} ({since['reason']}), release {since['release']}",
+        "champion": None
+        if champion is None or since is None
+        else f"version {champion.number}, {since['action']} at {since['at'][:10]} ({since['reason']}), "
+        f"release {since['release']}",
         "aliases": registry.aliases(use_case),
         "rollout": _arms(home, use_case),
-        "under way": None if pending is None else f"{pending.action} {pending.release}: run `bentoflow release` to settle it",
+        "under way": None
+        if pending is None
+        else f"{pending.action} {pending.release}: run `bentoflow release` to settle it",
         "last verdicts": [f"{line['at'][:10]} {line['action']}" for line in lines if _is_verdict(line)][-5:],
         "journal": f"{len(segments)} segments, {sum(p.stat().st_size for p in segments):,} bytes",
         "service": service.url if service else "not running",

@@ -11,10 +11,18 @@ import pytest
 
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1200, "height": 900}
-SMALLEST_TEXT = 11.0        # CSS pixels
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-         "--no-default-browser-check", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync"]
+SMALLEST_TEXT = 11.0  # CSS pixels
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 FINDINGS = """(smallest) => {
   const all = [...document.querySelectorAll('*')];
@@ -39,8 +47,12 @@ WIDE = "() => document.scrollingElement.scrollWidth"
 
 def chromium() -> str:
     """Path of the browser: $CHROMIUM or the one installed. Without one, skip on a laptop and fail where CI is set."""
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") \
+    found = (
+        os.environ.get("CHROMIUM")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
         or shutil.which("google-chrome")
+    )
     if found:
         return found
     message = "no Chromium: install it (Debian: `apt-get install chromium`) or set CHROMIUM to its path"
@@ -64,8 +76,11 @@ def browser() -> Iterator[Any]:
 def findings(page: str | Path) -> list[str]:
     """Everything wrong with a page, given as HTML, URL or file, on a phone and on a desktop; [] for a good page."""
     with browser() as running:
-        return [f"{viewport['width']} px: {problem}" for viewport in (PHONE, DESKTOP)
-                for problem in _look(running, page, viewport)]
+        return [
+            f"{viewport['width']} px: {problem}"
+            for viewport in (PHONE, DESKTOP)
+            for problem in _look(running, page, viewport)
+        ]
 
 
 def assert_page_ok(page: str | Path) -> None:
@@ -77,8 +92,9 @@ def assert_page_ok(page: str | Path) -> None:
 def screenshot(page: str | Path, to: Path, *, width: int = 1200, dark: bool = False) -> None:
     """The whole page as a PNG file, as wide as the viewport."""
     with browser() as running:
-        context = running.new_context(viewport={"width": width, "height": 844},
-                                      color_scheme="dark" if dark else "light")
+        context = running.new_context(
+            viewport={"width": width, "height": 844}, color_scheme="dark" if dark else "light"
+        )
         tab = context.new_page()
         _open(tab, page)
         tab.screenshot(path=str(to), full_page=True)

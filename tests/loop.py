@@ -22,13 +22,24 @@ def env(home: Path, **more: str) -> dict[str, str]:
     return {**clean, **environment.defaults(home), "PYTHONWARNINGS": "default", **more}
 
 
-def run(home: Path, *command: str, seconds: float = 300, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+def run(
+    home: Path, *command: str, seconds: float = 300, check: bool = True, **more: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command of the virtual environment in the repository's root, as a user would."""
     binary = Path(sys.executable).parent / command[0]
-    done = subprocess.run([str(binary), *command[1:]], cwd=ROOT, env=env(home, **more), capture_output=True, text=True,
-                          timeout=seconds, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [str(binary), *command[1:]],
+        cwd=ROOT,
+        env=env(home, **more),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
+    )
     if check and done.returncode:
-        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        raise AssertionError(
+            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        )
     return done
 
 

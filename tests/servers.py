@@ -37,17 +37,19 @@ def postgres() -> Iterator[str]:
     assert spec is not None, "install the test extra, or set TEST_DATABASE_URL"
     assert spec.origin is not None
     binaries = Path(spec.origin).parent / "pginstall" / "bin"
-    folder, port = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp")), free_port()     # a socket path has 107 bytes
+    folder, port = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp")), free_port()  # a socket path has 107 bytes
     user: dict[str, Any] = {}
-    if os.geteuid() == 0:                                                           # initdb refuses to run as root
+    if os.geteuid() == 0:  # initdb refuses to run as root
         user = {"user": "nobody", "group": "nogroup"}
         shutil.chown(folder, **user)
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "check": True, "cwd": folder, **user}
     control = [binaries / "pg_ctl", "-D", folder / "data", "-w"]
     options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
     try:
-        subprocess.run([binaries / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8",
-                        "--no-sync"], **quiet)
+        subprocess.run(
+            [binaries / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"],
+            **quiet,
+        )
         subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], **quiet)
         try:
             yield f"postgresql+psycopg2://postgres:opensesame@127.0.0.1:{port}/postgres"
@@ -65,8 +67,11 @@ def s3() -> Iterator[str]:
         return
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         _await(endpoint, process)
         yield endpoint
@@ -90,6 +95,7 @@ def _await(endpoint: str, process: "subprocess.Popen[bytes]", seconds: float = 9
 @contextmanager
 def http(answer: Callable[[str, dict[str, str]], Answer]) -> Iterator[str]:
     """The base URL of an HTTP server that answers a GET of (path with query, headers) with (status, body)."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, body = answer(self.path, {name.lower(): value for name, value in self.headers.items()})

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"flows", "bentos", "feature_repo", "infra", "tests"}
 MAX_LINES = 300
 SAYS_NOTHING = {"utils", "helpers", "common", "base", "manager", "handler", "misc"}
-ONE_IMPORTER = {        # tool -> the modules that may import it, on either side
+ONE_IMPORTER = {  # tool -> the modules that may import it, on either side
     "feast": {"flows/stores/features.py", "bentos/runtime/online.py"},
     "mlflow": {"flows/stores/registry.py", "flows/stores/pyfunc.py"},
     "whylogs": {"flows/stores/profiles.py"},
@@ -97,8 +97,13 @@ def test_modules_stay_small_and_named_by_a_noun(path: Path) -> None:
 
 def test_generic_code_names_no_use_case() -> None:
     """Churn is mentioned in its own three files, in the demo and as a default, never in generic logic."""
-    own = {"flows/usecases/churn.py", "bentos/churn.py", "flows/demo.py", "flows/chapters.py",
-           "flows/steps/narrative.py"}
+    own = {
+        "flows/usecases/churn.py",
+        "bentos/churn.py",
+        "flows/demo.py",
+        "flows/chapters.py",
+        "flows/steps/narrative.py",
+    }
     default = re.compile(r'use_case(: \w+)? ?= ?"churn"|or "churn"')
     for path in modules("flows", "bentos"):
         code = ast.unparse(ast.parse(path.read_text())).replace("'", '"')

@@ -30,8 +30,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_the_history_tells_the_whole_loop(home: Path) -> None:
     """First release, drift, a retraining by event, its promotion, a refused drill, a rollback: in that order."""
     actions = [line["action"] for line in loop.lines(home)]
-    expected = ["trained: PROMOTE", "promoted", "drift: drift", "trained: PROMOTE", "promoted", "trained: REJECT",
-                "drift: drift", "feedback", "rolled back"]
+    expected = [
+        "trained: PROMOTE",
+        "promoted",
+        "drift: drift",
+        "trained: PROMOTE",
+        "promoted",
+        "trained: REJECT",
+        "drift: drift",
+        "feedback",
+        "rolled back",
+    ]
     rest = iter(actions)
     assert all(step in rest for step in expected), actions
 
@@ -124,7 +133,13 @@ def test_a_version_is_reproduced_from_its_snapshot(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("step", "outcome"),
-    [("intent", "reverted"), ("staged", "reverted"), ("smoked", "reverted"), ("committed", "completed"), ("switched", "completed")],
+    [
+        ("intent", "reverted"),
+        ("staged", "reverted"),
+        ("smoked", "reverted"),
+        ("committed", "completed"),
+        ("switched", "completed"),
+    ],
 )
 def test_a_release_killed_after_any_step_is_settled_by_the_next_start(home: Path, step: str, outcome: str) -> None:
     """Killed before the commit it reverts, killed after it completes; rollout, aliases and history agree."""
@@ -133,7 +148,9 @@ def test_a_release_killed_after_any_step_is_settled_by_the_next_start(home: Path
     version = next(line["version"] for line in loop.lines(home, "promoted") if line["version"] != "1")
     with loop.inside(home):
         before = registry.aliases("churn")
-    done = loop.run(home, "bentoflow", "release", "--version", version, "--reason", step, check=False, BENTOFLOW_KILL_AFTER=step)
+    done = loop.run(
+        home, "bentoflow", "release", "--version", version, "--reason", step, check=False, BENTOFLOW_KILL_AFTER=step
+    )
     assert done.returncode == 137, done.stderr[-2000:]
     assert transaction.read(home, "churn") is not None
     with loop.inside(home):
@@ -168,8 +185,14 @@ def serving(home: Path, name: str, port: int):  # type: ignore[no-untyped-def]
     @contextmanager
     def running() -> Iterator[str]:
         url = f"http://127.0.0.1:{port}"
-        processes.start(home, name, [sys.executable, "-m", "bentoml", "serve", "--port", str(port), "--host", "127.0.0.1"],
-                        url=url, env=loop.env(home, BENTOML_HOME=str(home / "bentoml")), cwd=loop.ROOT)
+        processes.start(
+            home,
+            name,
+            [sys.executable, "-m", "bentoml", "serve", "--port", str(port), "--host", "127.0.0.1"],
+            url=url,
+            env=loop.env(home, BENTOML_HOME=str(home / "bentoml")),
+            cwd=loop.ROOT,
+        )
         try:
             processes.wait(home, name, lambda: processes.answers(f"{url}/readyz"), seconds=120)
             yield url
@@ -191,8 +214,14 @@ def test_mlflow_ui_shows_the_runs(home: Path) -> None:
 
     port = processes.free_port()
     url = f"http://127.0.0.1:{port}"
-    processes.start(home, "ui", [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"],
-                    url=url, env=loop.env(home), cwd=loop.ROOT)
+    processes.start(
+        home,
+        "ui",
+        [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"],
+        url=url,
+        env=loop.env(home),
+        cwd=loop.ROOT,
+    )
     try:
         processes.wait(home, "ui", lambda: processes.answers(f"{url}/health"), seconds=120)
         found = httpx.get(f"{url}/api/2.0/mlflow/registered-models/get", params={"name": "churn"}, timeout=20).json()
@@ -211,7 +240,9 @@ def test_up_starts_everything_a_storm_starts_one_training_and_down_stops_it(home
         api = f"{urls['Prefect']}/api"
         storm(home, api, events=100)
         assert trainings(api) == 1
-        scheduled = httpx.post(f"{api}/flow_runs/count", json={"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
+        scheduled = httpx.post(
+            f"{api}/flow_runs/count", json={"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        )
         assert scheduled.json() > 0
         assert "version 1" in loop.run(home, "bentoflow", "status").stdout
     finally:
@@ -224,9 +255,11 @@ def storm(home: Path, api: str, *, events: int) -> None:
     """Emit drift events within a minute, then wait until the worker has nothing more to do."""
     import time
 
-    code = ("from prefect.events import emit_event\n"
-            f"for i in range({events}):\n"
-            "    emit_event('bentoflow.drift.detected', {'prefect.resource.id': 'bentoflow.churn'}, payload={'i': i})\n")
+    code = (
+        "from prefect.events import emit_event\n"
+        f"for i in range({events}):\n"
+        "    emit_event('bentoflow.drift.detected', {'prefect.resource.id': 'bentoflow.churn'}, payload={'i': i})\n"
+    )
     loop.run(home, "python", "-c", code, PREFECT_API_URL=api)
     deadline = time.monotonic() + 240
     active = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
@@ -234,11 +267,14 @@ def storm(home: Path, api: str, *, events: int) -> None:
         time.sleep(1)
     while time.monotonic() < deadline and httpx.post(f"{api}/flow_runs/count", json=active, timeout=10).json():
         time.sleep(1)
-    time.sleep(5)       # a second run would have been started by now: the worker polls every two seconds
+    time.sleep(5)  # a second run would have been started by now: the worker polls every two seconds
 
 
 def trainings(api: str) -> int:
     """Runs of `train` that drift started and that got to run."""
-    query = {"flows": {"name": {"any_": ["train"]}}, "flow_runs": {"state": {"type": {"any_": ["RUNNING", "COMPLETED", "FAILED"]}}}}
+    query = {
+        "flows": {"name": {"any_": ["train"]}},
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "COMPLETED", "FAILED"]}}},
+    }
     runs = httpx.post(f"{api}/flow_runs/filter", json=query, timeout=10).json()
     return len([r for r in runs if r["parameters"].get("reason") == "drift" and r["start_time"]])

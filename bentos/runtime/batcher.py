@@ -64,8 +64,9 @@ class Batcher(Generic[I, O]):
         if self._stopping:
             raise Overloaded("this server is shutting down; send the request to another one")
         if self._queued + len(items) > self._max_queued:
-            raise Overloaded(f"{self._queued} rows wait already, "
-                             f"{len(items)} more exceed {self._max_queued}; retry later")
+            raise Overloaded(
+                f"{self._queued} rows wait already, {len(items)} more exceed {self._max_queued}; retry later"
+            )
         ticket: Ticket[I, O] = Ticket(items, asyncio.get_running_loop().create_future())
         self._tickets.append(ticket)
         self._queued += len(items)
@@ -91,7 +92,7 @@ class Batcher(Generic[I, O]):
         while self._tickets and room:
             ticket = self._tickets.popleft()
             rest = len(ticket.items) - ticket.taken
-            if ticket.done.done():      # cancelled, or failed in an earlier batch
+            if ticket.done.done():  # cancelled, or failed in an earlier batch
                 self._queued -= rest
                 continue
             taken = ticket.items[ticket.taken : ticket.taken + room]

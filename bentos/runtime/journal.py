@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import orjson
 
-OPEN = ".open"      # suffix of a segment that a process writes to, or wrote to when it was killed
+OPEN = ".open"  # suffix of a segment that a process writes to, or wrote to when it was killed
 
 
 class JournalError(RuntimeError):
@@ -22,8 +22,9 @@ class JournalError(RuntimeError):
 class Journal:
     """One process' segments of a journal; thread-safe. Appending rotates a segment that is too large or too old."""
 
-    def __init__(self, folder: Path, *, max_bytes: int = 64_000_000, max_age_s: float = 3600.0,
-                 fsync: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, max_bytes: int = 64_000_000, max_age_s: float = 3600.0, fsync: bool = False
+    ) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
         self.max_age_s = max_age_s
@@ -82,7 +83,7 @@ class Journal:
         try:
             os.ftruncate(fd, self._length)
         except OSError:
-            self._finish()      # leave the damaged segment alone and start another
+            self._finish()  # leave the damaged segment alone and start another
 
     def _finish(self) -> None:
         if self._fd is None:
@@ -113,15 +114,18 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 record = orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise JournalError(f"{path}, line {number} is corrupt: {error}; restore the segment or remove "
-                                   "the line if you accept to lose that answer") from error
+                raise JournalError(
+                    f"{path}, line {number} is corrupt: {error}; restore the segment or remove "
+                    "the line if you accept to lose that answer"
+                ) from error
             if not isinstance(record, dict):
                 raise JournalError(f"{path}, line {number} is corrupt: it holds no object but {line[:40]!r}")
             yield record
 
 
-def scan(folder: Path, *, since: datetime | None = None, until: datetime | None = None,
-         include_smoke: bool = False) -> Iterator[dict[str, Any]]:
+def scan(
+    folder: Path, *, since: datetime | None = None, until: datetime | None = None, include_smoke: bool = False
+) -> Iterator[dict[str, Any]]:
     """The records of all segments with `since <= time < until` on the domain's clock, smoke tests left out."""
     for path in segments(folder):
         for record in read(path):
@@ -151,4 +155,4 @@ def _opened(path: Path) -> IO[bytes]:
     except FileNotFoundError:
         if not path.name.endswith(OPEN):
             raise
-        return _finished(path).open("rb")       # rotated since it was listed
+        return _finished(path).open("rb")  # rotated since it was listed

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
-GOLDEN = "golden.json"          # {"rows": [{feature: value or null}], "scores": [float]}
-REFERENCE = "reference.json"    # column sketches of the holdout's features and scores
+GOLDEN = "golden.json"  # {"rows": [{feature: value or null}], "scores": [float]}
+REFERENCE = "reference.json"  # column sketches of the holdout's features and scores
 REFERENCE_PROFILE = "reference.bin"
 
 
@@ -51,7 +51,7 @@ class Manifest:
     verdict: str
     reasons: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)     # file name -> sha256
+    files: dict[str, str] = field(default_factory=dict)  # file name -> sha256
 
     @property
     def names(self) -> list[str]:

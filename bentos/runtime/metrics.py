@@ -40,10 +40,18 @@ def metrics() -> Metrics:
         Histogram("bentoflow_request_seconds", "Time of a request", ["use_case"], buckets=SECONDS),
         Histogram("bentoflow_score", "Probability answered", ["use_case", "model_version"], buckets=SCORES),
         Histogram("bentoflow_batch_rows", "Rows of a batch", ["use_case"], buckets=ROWS),
-        Gauge("bentoflow_release_info", "1 for each arm's release in charge", ["use_case", "arm", "release",
-              "model_version"], multiprocess_mode="livemax"),
-        Gauge("bentoflow_rollout_problem", "1 while the rollout file cannot be followed", ["use_case"],
-              multiprocess_mode="livemax"),
+        Gauge(
+            "bentoflow_release_info",
+            "1 for each arm's release in charge",
+            ["use_case", "arm", "release", "model_version"],
+            multiprocess_mode="livemax",
+        ),
+        Gauge(
+            "bentoflow_rollout_problem",
+            "1 while the rollout file cannot be followed",
+            ["use_case"],
+            multiprocess_mode="livemax",
+        ),
     )
 
 

@@ -48,7 +48,7 @@ class View:
 
     name: str
     ttl: timedelta | None
-    columns: tuple[int, ...]        # positions in the values
+    columns: tuple[int, ...]  # positions in the values
 
 
 def repo_config(home: Path, *, root: Path = ROOT) -> "RepoConfig":
@@ -101,15 +101,23 @@ def _rebase(value: Any, home: Path) -> Any:
 class FeatureReader:
     """Reads one feature service's values for many entities in one call; thread-safe."""
 
-    def __init__(self, store: "FeatureStore", service: "FeatureService", *, entity: str,
-                 names: Sequence[str], views: Sequence[View]) -> None:
+    def __init__(
+        self,
+        store: "FeatureStore",
+        service: "FeatureService",
+        *,
+        entity: str,
+        names: Sequence[str],
+        views: Sequence[View],
+    ) -> None:
         self.entity, self.names, self.views = entity, tuple(names), tuple(views)
         self._store, self._service = store, service
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, home: Path, *, entity: str, feature_service: str, names: Sequence[str],
-             root: Path = ROOT) -> "FeatureReader":
+    def open(
+        cls, home: Path, *, entity: str, feature_service: str, names: Sequence[str], root: Path = ROOT
+    ) -> "FeatureReader":
         """A reader of `names` from a feature service, tried once; OnlineError says what is missing."""
         from feast import FeatureStore
 
@@ -123,8 +131,10 @@ class FeatureReader:
         except OnlineError:
             raise
         except Exception as error:
-            raise OnlineError(f"cannot read feature service {feature_service!r} of {entity!r} under {home}: "
-                              f"{type(error).__name__}: {error}; run `bentoflow prepare`") from error
+            raise OnlineError(
+                f"cannot read feature service {feature_service!r} of {entity!r} under {home}: "
+                f"{type(error).__name__}: {error}; run `bentoflow prepare`"
+            ) from error
         return reader
 
     def read(self, ids: Sequence[Any], now: datetime) -> FeatureRows:
@@ -160,8 +170,9 @@ def views_of(store: "FeatureStore", service: "FeatureService", names: Sequence[s
     return views
 
 
-def dated(values: npt.NDArray[np.float64], times: npt.NDArray[np.int64], views: Sequence[View],
-          now: datetime) -> FeatureRows:
+def dated(
+    values: npt.NDArray[np.float64], times: npt.NDArray[np.int64], views: Sequence[View], now: datetime
+) -> FeatureRows:
     """Values with expired ones removed; `times` [views, n] are event times in epoch seconds, 0 where nothing is known.
 
     Feast's online store hands out values of any age; its offline join keeps those of age <= ttl, and so do we.

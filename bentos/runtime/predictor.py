@@ -44,19 +44,32 @@ class Predictor:
     `locate` gives the folder of a release tag. `release` is a tag that is champion while there is no rollout file.
     """
 
-    def __init__(self, use_case: str, home: Path, locate: Callable[[str], Path], *, release: str | None = None,
-                 open_reader: Callable[[Manifest], FeatureReader] | None = None, max_rows: int = 512,
-                 max_queued: int = 50_000, fsync: bool = False) -> None:
+    def __init__(
+        self,
+        use_case: str,
+        home: Path,
+        locate: Callable[[str], Path],
+        *,
+        release: str | None = None,
+        open_reader: Callable[[Manifest], FeatureReader] | None = None,
+        max_rows: int = 512,
+        max_queued: int = 50_000,
+        fsync: bool = False,
+    ) -> None:
         self.use_case, self.home = use_case, home
         self._locate = locate
         self._open_reader = open_reader or self._feature_reader
         self._warm: Callable[[], None] = warm if open_reader is None else lambda: None
         self._journal = Journal(home / "journal" / use_case, fsync=fsync)
-        self._batcher: Batcher[Item, Answer | RowError] = Batcher(self._decide, max_rows=max_rows,
-                                                                  max_queued=max_queued)
+        self._batcher: Batcher[Item, Answer | RowError] = Batcher(
+            self._decide, max_rows=max_rows, max_queued=max_queued
+        )
         self.watcher: Watcher[Release] = Watcher(
-            rollout_path(home, use_case), self._load, on_change=self._report,
-            fallback=Rollout((Arm(CHAMPION, release, 1.0),)) if release else None)
+            rollout_path(home, use_case),
+            self._load,
+            on_change=self._report,
+            fallback=Rollout((Arm(CHAMPION, release, 1.0),)) if release else None,
+        )
         self._reported: dict[str, tuple[str, ...]] = {}
         self._started = time.monotonic()
         self._answered = 0
@@ -75,8 +88,9 @@ class Predictor:
         await asyncio.to_thread(self.watcher.stop)
         self._journal.close()
 
-    async def answer(self, rows: Sequence[Mapping[str, Any]], *, arm: str | None = None,
-                     smoke: bool = False) -> list[Answer | RowError]:
+    async def answer(
+        self, rows: Sequence[Mapping[str, Any]], *, arm: str | None = None, smoke: bool = False
+    ) -> list[Answer | RowError]:
         """Each row's answer or error, in order; Overloaded if they do not fit into the queue."""
         try:
             results = await self._batcher.submit([Item(row, arm or CHAMPION, smoke) for row in rows])
@@ -90,8 +104,9 @@ class Predictor:
         metrics.count_errors(self.use_case, errors)
         if not smoke:
             self._answered += len(results) - len(errors)
-            metrics.count_answers(self.use_case, ((r.model_version, r.risk, r.probability) for r in results
-                                                  if isinstance(r, Answer)))
+            metrics.count_answers(
+                self.use_case, ((r.model_version, r.risk, r.probability) for r in results if isinstance(r, Answer))
+            )
         return results
 
     def ready(self) -> tuple[bool, str]:
@@ -118,8 +133,9 @@ class Predictor:
         }
 
     def _feature_reader(self, manifest: Manifest) -> FeatureReader:
-        return FeatureReader.open(self.home, entity=manifest.entity, feature_service=manifest.feature_service,
-                                  names=manifest.names)
+        return FeatureReader.open(
+            self.home, entity=manifest.entity, feature_service=manifest.feature_service, names=manifest.names
+        )
 
     def _load(self, tag: str) -> Release:
         return load_release(self._locate(tag), self.use_case, self._open_reader)
@@ -127,7 +143,7 @@ class Predictor:
     def _decide(self, items: list[Item]) -> list[Answer | RowError]:
         """One batch, in the batcher's thread: each arm's rows read and scored at once, one write, then answers."""
         metrics.metrics().rows.labels(self.use_case).observe(len(items))
-        bundle = self.watcher.bundle        # once: the whole batch is answered by one rollout
+        bundle = self.watcher.bundle  # once: the whole batch is answered by one rollout
         now = clock.now(self.home, self.use_case)
         results: list[Answer | RowError] = [RowError(500, "not decided")] * len(items)
         records: list[Record] = []
@@ -146,8 +162,12 @@ class Predictor:
             self._journal.append(records)
         except JournalError as error:
             log.error("not answered: %s", error)
-            return [r if isinstance(r, RowError) else RowError(503, "the journal cannot be written, so nothing is "
-                                                               "answered; retry later") for r in results]
+            return [
+                r
+                if isinstance(r, RowError)
+                else RowError(503, "the journal cannot be written, so nothing is answered; retry later")
+                for r in results
+            ]
         return results
 
     def _arm(self, bundle: Bundle[Release] | None, arm: str) -> Release | RowError:
@@ -162,8 +182,11 @@ class Predictor:
     def _report(self, bundle: Bundle[Release] | None, problem: str | None) -> None:
         m = metrics.metrics()
         m.problem.labels(self.use_case).set(0 if problem is None else 1)
-        current = {} if bundle is None else {
-            name: (self.use_case, name, r.release, r.model_version) for name, r in bundle.arms.items()}
+        current = (
+            {}
+            if bundle is None
+            else {name: (self.use_case, name, r.release, r.model_version) for name, r in bundle.arms.items()}
+        )
         for labels in set(self._reported.values()) - set(current.values()):
             m.release.labels(*labels).set(0)
         for labels in current.values():
@@ -171,8 +194,9 @@ class Predictor:
         self._reported = dict(current)
 
 
-def decide_rows(items: list[Item], arm: str, served: Release,
-                now: datetime) -> list[tuple[Answer | RowError, Record | None]]:
+def decide_rows(
+    items: list[Item], arm: str, served: Release, now: datetime
+) -> list[tuple[Answer | RowError, Record | None]]:
     """Each row's answer with its journal record, or its error, from one feature read and one model call."""
     manifest = served.manifest
     inputs = gather([item.row for item in items], manifest, served.reader, now)
@@ -186,24 +210,42 @@ def decide_rows(items: list[Item], arm: str, served: Release,
             continue
         score = float(next(scores))
         if not 0.0 <= score <= 1.0:
-            decided.append((RowError(500, f"release {served.release} scored {score!r}, which is no probability",
-                                     {manifest.entity: row.key}), None))
+            decided.append(
+                (
+                    RowError(
+                        500,
+                        f"release {served.release} scored {score!r}, which is no probability",
+                        {manifest.entity: row.key},
+                    ),
+                    None,
+                )
+            )
             continue
         answer = _answer(row, score, arm, served)
-        decided.append((answer, _record(answer, row, served, {
-            "time": now.isoformat(), "wall": wall, "smoke": item.smoke})))
+        decided.append(
+            (answer, _record(answer, row, served, {"time": now.isoformat(), "wall": wall, "smoke": item.smoke}))
+        )
     return decided
 
 
 def _answer(row: Input, score: float, arm: str, served: Release) -> Answer:
     manifest = served.manifest
-    values = {name: None if value != value else value
-              for name, value in zip(manifest.names, row.values.tolist(), strict=True)}
+    values = {
+        name: None if value != value else value for name, value in zip(manifest.names, row.values.tolist(), strict=True)
+    }
     return Answer(
-        request_id=uuid.uuid4().hex, entity=manifest.entity, key=row.key, probability=score,
-        risk=manifest.risks[decide(score, manifest.threshold)], features=values, event_time=row.event_time,
-        stale=manifest.stale == "flag" and row.state != "ok", model_version=served.model_version,
-        release=served.release, arm=arm)
+        request_id=uuid.uuid4().hex,
+        entity=manifest.entity,
+        key=row.key,
+        probability=score,
+        risk=manifest.risks[decide(score, manifest.threshold)],
+        features=values,
+        event_time=row.event_time,
+        stale=manifest.stale == "flag" and row.state != "ok",
+        model_version=served.model_version,
+        release=served.release,
+        arm=arm,
+    )
 
 
 def _record(answer: Answer, row: Input, served: Release, times: Record) -> Record:

@@ -13,8 +13,8 @@ from bentos.runtime.manifest import GOLDEN, Manifest
 from bentos.runtime.online import FeatureReader
 from bentos.runtime.scorer import Floats, Scorer
 
-RELEASE = "release.json"        # {"release": id, "model_version": "3", ...}
-MAX_GOLDEN_DIFFERENCE = 1e-5    # as the parity gate: processors differ in the last bits of float32
+RELEASE = "release.json"  # {"release": id, "model_version": "3", ...}
+MAX_GOLDEN_DIFFERENCE = 1e-5  # as the parity gate: processors differ in the last bits of float32
 
 
 class ReleaseRefused(ValueError):
@@ -38,8 +38,10 @@ def load_release(folder: Path, use_case: str, open_reader: Callable[[Manifest], 
     manifest = scorer.manifest
     if manifest.verdict != "PROMOTE":
         reasons = f" ({'; '.join(manifest.reasons)})" if manifest.reasons else ""
-        raise ReleaseRefused(f"{folder} has the verdict {manifest.verdict!r}{reasons}: only PROMOTE may answer; "
-                           "train a version that passes the gates")
+        raise ReleaseRefused(
+            f"{folder} has the verdict {manifest.verdict!r}{reasons}: only PROMOTE may answer; "
+            "train a version that passes the gates"
+        )
     if manifest.use_case != use_case:
         raise ReleaseRefused(f"{folder} is a release of {manifest.use_case!r}, this service answers for {use_case!r}")
     name, version = _identity(folder)
@@ -49,8 +51,9 @@ def load_release(folder: Path, use_case: str, open_reader: Callable[[Manifest], 
 
 def rows_to_array(rows: list[dict[str, float | None]], names: list[str]) -> Floats:
     """Raw values [n, k] in the order of `names`, NaN for null; KeyError if a row lacks one."""
-    return np.array([[math.nan if row[name] is None else row[name] for name in names] for row in rows],
-                    dtype=np.float64).reshape(len(rows), len(names))
+    return np.array(
+        [[math.nan if row[name] is None else row[name] for name in names] for row in rows], dtype=np.float64
+    ).reshape(len(rows), len(names))
 
 
 def check_golden(folder: Path, scorer: Scorer) -> None:
@@ -65,13 +68,16 @@ def check_golden(folder: Path, scorer: Scorer) -> None:
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ReleaseRefused(f"{path} is not {{rows, scores}} of this model: {error!r}") from error
     if len(scores) != len(expected) or not len(scores):
-        raise ReleaseRefused(f"{path} has {len(scores)} rows and {len(expected)} scores; "
-                             "it needs as many, and at least one")
+        raise ReleaseRefused(
+            f"{path} has {len(scores)} rows and {len(expected)} scores; it needs as many, and at least one"
+        )
     difference = float(np.max(np.abs(scores - expected)))
     if not difference <= MAX_GOLDEN_DIFFERENCE:
-        raise ReleaseRefused(f"{folder} scores its golden rows differently by {difference:.3g} "
-                             f"(allowed {MAX_GOLDEN_DIFFERENCE:g}): "
-                             "the model or the machine's runtime is not what it was")
+        raise ReleaseRefused(
+            f"{folder} scores its golden rows differently by {difference:.3g} "
+            f"(allowed {MAX_GOLDEN_DIFFERENCE:g}): "
+            "the model or the machine's runtime is not what it was"
+        )
 
 
 def _identity(folder: Path) -> tuple[str, str]:

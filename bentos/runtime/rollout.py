@@ -70,8 +70,9 @@ def read(path: Path) -> Rollout | None:
     except RolloutError as error:
         raise RolloutError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RolloutError(f'{path} is not {{"arms": [{{"name", "release", "weight"}}]}}: {error!r}; '
-                           "run `bentoflow release`") from error
+        raise RolloutError(
+            f'{path} is not {{"arms": [{{"name", "release", "weight"}}]}}: {error!r}; run `bentoflow release`'
+        ) from error
 
 
 def write(path: Path, rollout: Rollout) -> None:
@@ -90,9 +91,16 @@ class Bundle(Generic[T]):
 class Watcher(Generic[T]):
     """Keeps `.bundle` equal to the rollout file, or to the last one that loaded, with `.problem` saying why."""
 
-    def __init__(self, path: Path, load: Callable[[str], T], *, fallback: Rollout | None = None,
-                 interval_s: float = 0.5, retry_s: float = 5.0,
-                 on_change: Callable[["Bundle[T] | None", str | None], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        load: Callable[[str], T],
+        *,
+        fallback: Rollout | None = None,
+        interval_s: float = 0.5,
+        retry_s: float = 5.0,
+        on_change: Callable[["Bundle[T] | None", str | None], None] | None = None,
+    ) -> None:
         self.path = path
         self.bundle: Bundle[T] | None = None
         self.problem: str | None = None
@@ -124,7 +132,7 @@ class Watcher(Generic[T]):
         problem, bundle = None, self.bundle
         try:
             bundle = self._loaded()
-        except Exception as error:      # whatever a new artefact does, the old one goes on answering
+        except Exception as error:  # whatever a new artefact does, the old one goes on answering
             problem, self._failed_at = f"{type(error).__name__}: {error}", time.monotonic()
             if problem != self.problem:
                 log.warning("rollout %s not followed: %s", self.path, problem)
@@ -147,10 +155,12 @@ class Watcher(Generic[T]):
         rollout = rollout or self._fallback
         if rollout is None:
             return None
-        known = {} if self.bundle is None else {
-            arm.release: self.bundle.arms[arm.name] for arm in self.bundle.rollout.arms}
-        arms = {arm.name: known[arm.release] if arm.release in known else self._load(arm.release)
-                for arm in rollout.arms}
+        known = (
+            {} if self.bundle is None else {arm.release: self.bundle.arms[arm.name] for arm in self.bundle.rollout.arms}
+        )
+        arms = {
+            arm.name: known[arm.release] if arm.release in known else self._load(arm.release) for arm in rollout.arms
+        }
         return Bundle(rollout, MappingProxyType(arms))
 
     def _stamp(self) -> tuple[int, int, int] | None:

@@ -64,8 +64,10 @@ def probability_output(session: onnxruntime.InferenceSession) -> str:
     floats: list[Any] = [o for o in session.get_outputs() if o.type in ("tensor(float)", "tensor(double)")]
     if len(session.get_inputs()) != 1 or not floats:
         found = ", ".join(f"{o.name}: {o.type}" for o in session.get_outputs())
-        raise ScorerError(f"a model needs one input and a tensor of probabilities, this has outputs {found}; "
-                          "convert with the option zipmap=False")
+        raise ScorerError(
+            f"a model needs one input and a tensor of probabilities, this has outputs {found}; "
+            "convert with the option zipmap=False"
+        )
     named = [o for o in floats if "prob" in o.name.lower()]
     return str((named or floats)[-1].name)
 

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A joined frame as arrays: `x` float64[n, k] in the order of `names`, `y` int64[n], the entity and time per row."""
+    """A joined frame as arrays: `x` float64[n, k] in the order of `names`, `y` int64[n], entity and time per row."""
 
     names: tuple[str, ...]
     x: Floats
@@ -53,6 +53,14 @@ def table(use_case: UseCase, joined: pd.DataFrame, names: Sequence[str]) -> Tabl
     )
 
 
+@dataclass(frozen=True)
+class Rival:
+    """The champion on the candidate's test rows: its scorer and its own features of them, float64[n, k]."""
+
+    scorer: Scorer
+    x: Floats
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A fitted pipeline, its exported scorer and what the gates and the model card say about it."""
@@ -74,7 +82,9 @@ def mislabelled(data: Table, seed: int) -> Table:
     return replace(data, y=np.random.default_rng(seed).permutation(data.y))
 
 
-def out_of_fold(model: Pipeline, data: Table, max_rows: int, seed: int, folds: int = 4) -> tuple[NDArray[np.int64], Floats]:
+def out_of_fold(
+    model: Pipeline, data: Table, max_rows: int, seed: int, folds: int = 4
+) -> tuple[NDArray[np.int64], Floats]:
     """Labels and scores of rows that their model has not seen; an entity stays in one fold."""
     rows = np.random.default_rng(seed).permutation(len(data.y))[:max_rows]
     x, y, groups = data.x[rows], data.y[rows], data.entities[rows]
@@ -111,8 +121,15 @@ def latency_us(scorer: Scorer, x: Floats, calls: int = 200) -> float:
 
 
 def evaluate(
-    use_case: UseCase, fitted: Pipeline, model: bytes, scorer: Scorer, train: Table, test: Table, *,
-    as_of: pd.Timestamp, champion: Scorer | None, champion_x: Floats | None,
+    use_case: UseCase,
+    fitted: Pipeline,
+    model: bytes,
+    scorer: Scorer,
+    *,
+    train: Table,
+    test: Table,
+    as_of: pd.Timestamp,
+    rival: Rival | None,
 ) -> Candidate:
     """Score the test rows with candidate, champion and dummy, and collect what the gates need."""
     scores = scorer.score(test.x)
@@ -120,29 +137,50 @@ def evaluate(
     rules, threshold = use_case.gates, scorer.manifest.threshold
     probe = export.with_gaps(test.x[:5_000], use_case.seed)
     evidence = gates.Evidence(
-        y=test.y, scores=scores, dummy_scores=dummy_scores, threshold=threshold, x=test.x, names=test.names,
+        y=test.y,
+        scores=scores,
+        dummy_scores=dummy_scores,
+        threshold=threshold,
+        x=test.x,
+        names=test.names,
         exported_names=export.exported_names(model),
         parity=export.parity(fitted, probe, scorer.score(probe)),
         latency_us=latency_us(scorer, test.x),
         test_age_days=int((as_of.tz_localize(None) - pd.Timestamp(test.times.max())).days),
-        champion_scores=None if champion is None or champion_x is None else champion.score(champion_x),
-        champion_threshold=None if champion is None else champion.manifest.threshold,
+        champion_scores=None if rival is None else rival.scorer.score(rival.x),
+        champion_threshold=None if rival is None else rival.scorer.manifest.threshold,
         slices=metrics.slice_masks(test.x, test.names, use_case.slices),
         group=None if use_case.sensitive is None else test.x[:, test.names.index(use_case.sensitive)].astype(str),
         seed=use_case.seed,
     )
-    sound = bool(np.isfinite(scores).all())     # else there is nothing to measure, and the gates say so
+    # without sound scores and both classes there is nothing to measure, and the gates say so
+    sound = bool(((scores >= 0) & (scores <= 1)).all()) and 0 < test.y.mean() < 1
     return Candidate(
-        fitted=fitted, model=model, scorer=scorer, test_scores=scores, dummy_scores=dummy_scores, evidence=evidence,
+        fitted=fitted,
+        model=model,
+        scorer=scorer,
+        test_scores=scores,
+        dummy_scores=dummy_scores,
+        evidence=evidence,
         intervals=metrics.bootstrap(
             test.y, scores, threshold, n=rules.bootstrap, confidence=rules.confidence, seed=use_case.seed
-        ) if sound else {},
-        dummy=metrics.classification(test.y, dummy_scores, 0.5),
+        )
+        if sound
+        else {},
+        dummy=metrics.classification(test.y, dummy_scores, 0.5) if sound else {},
         slices=metrics.slice_table(
-            test.y, scores, threshold, evidence.slices, champion_scores=evidence.champion_scores,
+            test.y,
+            scores,
+            threshold,
+            evidence.slices,
+            champion_scores=evidence.champion_scores,
             min_rows=rules.min_slice_rows,
-        ) if sound else [],
+        )
+        if sound
+        else [],
         importance=metrics.permutation_importance(
             scorer.score, test.x, test.y, test.names, repeats=3, seed=use_case.seed, max_rows=5_000
-        ) if sound else [],
+        )
+        if sound
+        else [],
     )

@@ -41,19 +41,28 @@ def model_card(
     """
     use = intended_use or (
         f"Scores of the use case `{use_case}`, for the entities and the horizon that it declares. Not for decisions "
-        "about people outside the population that the data below describes.")
+        "about people outside the population that the data below describes."
+    )
     parts = [
         f"# {title}",
         f"**{verdict.verdict}**" + "".join(f"\n- {_cell(reason)}" for reason in verdict.reasons),
-        "## Intended use", use,
-        "## Data", _table(("fact", "value"), [(key, value) for key, value in facts.items()]),
+        "## Intended use",
+        use,
+        "## Data",
+        _table(("fact", "value"), [(key, value) for key, value in facts.items()]),
         f"## Quality on the held-out cut-off\n\nValues with {confidence:.0%} bootstrap intervals; the dummy answers "
-        "the training base rate to everybody.", _quality(intervals, dummy),
-        "## Slices", _slices(slices),
-        "## Gates", as_markdown(verdict),
-        "## Importance", _importance(importance),
-        "## Limits", "\n".join(f"- {_cell(limit)}" for limit in (*limits, *_found_limits(slices, intervals))),
-        "## Reproduce", f"```\n{reproduce}\n```",
+        "the training base rate to everybody.",
+        _quality(intervals, dummy),
+        "## Slices",
+        _slices(slices),
+        "## Gates",
+        as_markdown(verdict),
+        "## Importance",
+        _importance(importance),
+        "## Limits",
+        "\n".join(f"- {_cell(limit)}" for limit in (*limits, *_found_limits(slices, intervals))),
+        "## Reproduce",
+        f"```\n{reproduce}\n```",
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -61,28 +70,42 @@ def model_card(
 def _quality(intervals: Mapping[str, Interval], dummy: Mapping[str, float]) -> str:
     if not intervals:
         return "Nothing could be measured: see the gates."
-    return _table(("metric", "value", "interval", "dummy", "read as"), [
-        (name, f"{i.value:.4f}", f"{i.low:.4f} to {i.high:.4f}", _number(dummy.get(name)), READ_AS.get(name, ""))
-        for name, i in intervals.items()
-    ])
+    return _table(
+        ("metric", "value", "interval", "dummy", "read as"),
+        [
+            (name, f"{i.value:.4f}", f"{i.low:.4f} to {i.high:.4f}", _number(dummy.get(name)), READ_AS.get(name, ""))
+            for name, i in intervals.items()
+        ],
+    )
 
 
 def _slices(slices: Sequence[Mapping[str, Any]]) -> str:
     if not slices:
         return "No slices were measured."
-    return _table(("slice", "rows", "base rate", "ROC AUC", "interval", "precision", "recall", "judged"), [
-        (row["slice"], f"{row['rows']:,}", _number(row["base_rate"]), _number(row["roc_auc"]),
-         "–" if row["roc_auc"] is None else f"{row['roc_auc_low']:.4f} to {row['roc_auc_high']:.4f}",
-         _number(row["precision"]), _number(row["recall"]), "yes" if row["judged"] else "too few rows")
-        for row in slices
-    ])
+    return _table(
+        ("slice", "rows", "base rate", "ROC AUC", "interval", "precision", "recall", "judged"),
+        [
+            (
+                row["slice"],
+                f"{row['rows']:,}",
+                _number(row["base_rate"]),
+                _number(row["roc_auc"]),
+                "–" if row["roc_auc"] is None else f"{row['roc_auc_low']:.4f} to {row['roc_auc_high']:.4f}",
+                _number(row["precision"]),
+                _number(row["recall"]),
+                "yes" if row["judged"] else "too few rows",
+            )
+            for row in slices
+        ],
+    )
 
 
 def _importance(items: Sequence[Importance]) -> str:
     if not items:
         return "No importance was measured."
     return "Drop of ROC AUC when the column is shuffled.\n\n" + _table(
-        ("column", "drop", "sd"), [(item.name, f"{item.drop:.4f}", f"{item.sd:.4f}") for item in items])
+        ("column", "drop", "sd"), [(item.name, f"{item.drop:.4f}", f"{item.sd:.4f}") for item in items]
+    )
 
 
 def _found_limits(slices: Sequence[Mapping[str, Any]], intervals: Mapping[str, Interval]) -> list[str]:

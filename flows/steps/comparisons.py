@@ -29,8 +29,16 @@ def better_than_dummy(e: Evidence, rules: GateRules) -> GateResult:
     reason = f"Brier skill against the dummy is {_shown(gain)}; an interval above {limit:.4f} is required"
     if not gain.low > limit:
         return GateResult("better_than_dummy", False, "REJECT", gain.low, limit, reason)
-    auc = bootstrap(e.y, e.scores, e.threshold, metrics=("roc_auc",), n=rules.bootstrap, confidence=rules.confidence,
-                    seed=e.seed, groups=e.entities)["roc_auc"]
+    auc = bootstrap(
+        e.y,
+        e.scores,
+        e.threshold,
+        metrics=("roc_auc",),
+        n=rules.bootstrap,
+        confidence=rules.confidence,
+        seed=e.seed,
+        groups=e.entities,
+    )["roc_auc"]
     reason = f"ROC AUC is {_shown(auc)}; an interval above 0.5 is required; {reason}"
     return GateResult("better_than_dummy", auc.low > 0.5, "REJECT", auc.low, 0.5, reason)
 
@@ -42,8 +50,18 @@ def worst_slice(e: Evidence, rules: GateRules) -> GateResult:
     of its loss against the champion is above `max_slice_loss` (the whole, because many slices are looked at). Where a
     class has fewer than 10 rows, ROC AUC means nothing: there Brier must not be above 0.25, a coin's.
     """
-    table = slice_table(e.y, e.scores, e.threshold, e.slices, e.champion_scores, min_rows=rules.min_slice_rows,
-                        n=rules.bootstrap, confidence=rules.confidence, seed=e.seed, groups=e.entities)
+    table = slice_table(
+        e.y,
+        e.scores,
+        e.threshold,
+        e.slices,
+        e.champion_scores,
+        min_rows=rules.min_slice_rows,
+        n=rules.bootstrap,
+        confidence=rules.confidence,
+        seed=e.seed,
+        groups=e.entities,
+    )
     judged = [row for row in table if row["judged"]]
     if not judged:
         reason = f"none of {len(table)} slices has the {rules.min_slice_rows} rows to be judged"
@@ -56,12 +74,16 @@ def worst_slice(e: Evidence, rules: GateRules) -> GateResult:
 def _slice_result(row: dict[str, Any], rules: GateRules) -> GateResult:
     where = f"slice '{row['slice']}' ({row['rows']} rows)"
     if row["roc_auc"] is None:
-        reason = (f"{where} has fewer than {MIN_CLASS_ROWS} rows of a class and Brier {row['brier']:.4f}, "
-                  f"at most {COIN_BRIER} is allowed")
+        reason = (
+            f"{where} has fewer than {MIN_CLASS_ROWS} rows of a class and Brier {row['brier']:.4f}, "
+            f"at most {COIN_BRIER} is allowed"
+        )
         return GateResult("worst_slice", row["brier"] <= COIN_BRIER, "REJECT", row["brier"], COIN_BRIER, reason)
     if row["loss"] is not None and row["loss_low"] > rules.max_slice_loss:
-        reason = (f"{where} lost {row['loss']:.4f} of ROC AUC against the champion, surely {row['loss_low']:.4f}; "
-                  f"at most {rules.max_slice_loss:.4f} is allowed")
+        reason = (
+            f"{where} lost {row['loss']:.4f} of ROC AUC against the champion, surely {row['loss_low']:.4f}; "
+            f"at most {rules.max_slice_loss:.4f} is allowed"
+        )
         return GateResult("worst_slice", False, "REJECT", row["loss_low"], rules.max_slice_loss, reason)
     high, limit = row["roc_auc_high"], rules.min_slice_auc
     reason = f"{where} has ROC AUC {row['roc_auc']:.4f}, at best {high:.4f}; at least {limit:.4f} is required"
@@ -90,8 +112,10 @@ def group_gap(e: Evidence, rules: GateRules) -> GateResult:
         return GateResult("group_gap", True, "REJECT", None, limit, reason)
     low, high = min(rates, key=lambda key: rates[key]), max(rates, key=lambda key: rates[key])
     gap = rates[high] - rates[low]
-    reason = (f"'{high}' is answered with 1 in {rates[high]:.4f} of rows, '{low}' in {rates[low]:.4f}: "
-              f"a gap of {gap:.4f}, at most {limit:.4f} is allowed")
+    reason = (
+        f"'{high}' is answered with 1 in {rates[high]:.4f} of rows, '{low}' in {rates[low]:.4f}: "
+        f"a gap of {gap:.4f}, at most {limit:.4f} is allowed"
+    )
     return GateResult("group_gap", gap <= limit, "REJECT", gap, limit, reason)
 
 
@@ -107,8 +131,10 @@ def champion_not_worse(e: Evidence, rules: GateRules) -> GateResult:
     if champion is None:
         return GateResult("champion_not_worse", True, "REJECT", None, limit, "first version: no champion to lose to")
     gain = _gain(e, rules, champion)
-    reason = (f"Brier skill against the champion is {_shown(gain)}; an interval that is all below 0 and reaches below "
-              f"{limit:.4f} is rejected")
+    reason = (
+        f"Brier skill against the champion is {_shown(gain)}; an interval that is all below 0 and reaches below "
+        f"{limit:.4f} is rejected"
+    )
     return GateResult("champion_not_worse", gain.high >= 0 or gain.low >= limit, "REJECT", gain.low, limit, reason)
 
 
@@ -119,8 +145,10 @@ def champion_gain(e: Evidence, rules: GateRules) -> GateResult:
     if champion is None:
         return GateResult("champion_gain", True, "HOLD", None, limit, "first version: no champion to beat")
     gain = _gain(e, rules, champion)
-    reason = (f"Brier skill against the champion is {_shown(gain)}; a gain of {limit:.4f} and an interval above 0 are "
-              "required")
+    reason = (
+        f"Brier skill against the champion is {_shown(gain)}; a gain of {limit:.4f} and an interval above 0 are "
+        "required"
+    )
     return GateResult("champion_gain", gain.low > 0 and gain.value >= limit, "HOLD", gain.value, limit, reason)
 
 
@@ -131,8 +159,9 @@ def _champion(e: Evidence) -> Floats | None:
 
 
 def _gain(e: Evidence, rules: GateRules, other: Floats) -> Interval:
-    return paired_gain(e.y, e.scores, other, n=rules.bootstrap, confidence=rules.confidence, seed=e.seed,
-                       groups=e.entities)
+    return paired_gain(
+        e.y, e.scores, other, n=rules.bootstrap, confidence=rules.confidence, seed=e.seed, groups=e.entities
+    )
 
 
 def _shown(i: Interval) -> str:

@@ -89,8 +89,10 @@ def _parsed(frame: pd.DataFrame, contract: Contract, time_format: str | None) ->
     _declared(contract)
     names, found = [column.name for column in contract.columns], list(frame.columns)
     if missing := [name for name in names if name not in found]:
-        raise ContractError(f"the table has no column {', '.join(map(repr, missing))}; it has: "
-                            f"{', '.join(map(str, found)) or 'none'}. Add it to the source, or correct the contract")
+        raise ContractError(
+            f"the table has no column {', '.join(map(repr, missing))}; it has: "
+            f"{', '.join(map(str, found)) or 'none'}. Add it to the source, or correct the contract"
+        )
     if twice := [name for name in names if found.count(name) > 1]:
         raise ContractError(f"the table has column {twice[0]!r} more than once; name each column once in the source")
     return {column.name: parse_column(frame[column.name], column.kind, time_format) for column in contract.columns}
@@ -137,8 +139,9 @@ def _rules(column: Column) -> list[pa.Check]:
 
 def _broken(typed: pd.DataFrame, contract: Contract, parsed: dict[str, Parsed]) -> list[_Fault]:
     columns = {column.name: column for column in contract.columns}
-    schema = pa.DataFrameSchema({
-        c.name: pa.Column(DTYPES[c.kind], _rules(c), nullable=c.nullable) for c in contract.columns})
+    schema = pa.DataFrameSchema(
+        {c.name: pa.Column(DTYPES[c.kind], _rules(c), nullable=c.nullable) for c in contract.columns}
+    )
     try:
         schema.validate(typed, lazy=True)
     except pa.errors.SchemaErrors as error:
@@ -149,7 +152,7 @@ def _broken(typed: pd.DataFrame, contract: Contract, parsed: dict[str, Parsed]) 
     for (name, rule), group in cases.groupby(["column", "check"], sort=False):
         rows, found = group["index"].to_numpy(dtype=np.int64), group["failure_case"].to_numpy(dtype=object)
         if rule == "not_nullable":
-            rows = rows[~parsed[name].failed[rows]]         # said already: what is there could not be read
+            rows = rows[~parsed[name].failed[rows]]  # said already: what is there could not be read
             faults.append(_Fault(f"{name}: missing", rows, [""] * len(rows)))
         else:
             faults.append(_Fault(f"{name}: {rule}", rows, [_shown(value, columns[name]) for value in found]))
@@ -164,8 +167,10 @@ def _repeated(typed: pd.DataFrame, contract: Contract, wrong: npt.NDArray[np.boo
     again = right[right.duplicated()]
     if again.empty:
         return []
-    values = [", ".join(_shown(value, columns[name]) for name, value in zip(key, row, strict=True))
-              for row in again.itertuples(index=False)]
+    values = [
+        ", ".join(_shown(value, columns[name]) for name, value in zip(key, row, strict=True))
+        for row in again.itertuples(index=False)
+    ]
     return [_Fault(f"{', '.join(key)}: repeats the key", again.index.to_numpy(dtype=np.int64), values)]
 
 
@@ -203,15 +208,21 @@ def _report(
 def _refuse(report: dict[str, Any], contract: Contract, bad: pd.DataFrame) -> None:
     rows, why = report["rows"], ", ".join(f"{rule} ({count})" for rule, count in report["reasons"].items())
     if report["duplicate_share"] > contract.max_duplicate_share:
-        problem = (f"{report['duplicates']} of {rows} rows are exact copies, {report['duplicate_share']:.2%}, allowed "
-                   f"{contract.max_duplicate_share:.2%}; was a delivery loaded twice? Remove it, or raise "
-                   "max_duplicate_share")
+        problem = (
+            f"{report['duplicates']} of {rows} rows are exact copies, {report['duplicate_share']:.2%}, allowed "
+            f"{contract.max_duplicate_share:.2%}; was a delivery loaded twice? Remove it, or raise "
+            "max_duplicate_share"
+        )
     elif report["bad_share"] > contract.max_bad_share:
-        problem = (f"{report['bad']} of {rows} rows are bad, {report['bad_share']:.2%}, allowed "
-                   f"{contract.max_bad_share:.2%}: {why}. Correct the source, or the rule in the contract")
+        problem = (
+            f"{report['bad']} of {rows} rows are bad, {report['bad_share']:.2%}, allowed "
+            f"{contract.max_bad_share:.2%}: {why}. Correct the source, or the rule in the contract"
+        )
     elif report["good"] < contract.min_rows:
-        problem = (f"{report['good']} good rows of {rows}, fewer than min_rows {contract.min_rows}"
-                   f"{': ' + why if why else ''}. Was the delivery cut short? Load it whole, or lower min_rows")
+        problem = (
+            f"{report['good']} good rows of {rows}, fewer than min_rows {contract.min_rows}"
+            f"{': ' + why if why else ''}. Was the delivery cut short? Load it whole, or lower min_rows"
+        )
     else:
         return
     raise ContractError(problem, bad=bad, report=report)

@@ -16,8 +16,8 @@ from scipy.special import chdtrc, chdtri
 
 from flows.usecases.spec import DriftRules
 
-CHANCE = 0.001      # probability with which one measure of one undrifted column may pass for real
-Z = 3.2905          # two-sided standard normal quantile of CHANCE
+CHANCE = 0.001  # probability with which one measure of one undrifted column may pass for real
+Z = 3.2905  # two-sided standard normal quantile of CHANCE
 
 State = Literal["drift", "none", "not_enough_data"]
 Counts = NDArray[np.float64]
@@ -32,7 +32,7 @@ class Sketch:
     """
 
     name: str
-    kind: str                               # "numeric" or "categorical"
+    kind: str  # "numeric" or "categorical"
     n: int
     missing: int
     counts: tuple[int, ...]
@@ -75,8 +75,10 @@ def _common(reference: Sketch, current: Sketch) -> tuple[Counts, Counts]:
     """Counts of both, without the bins that are empty in both; ValueError if their bins differ."""
     ours = (reference.name, reference.kind, reference.edges, reference.categories)
     if ours != (current.name, current.kind, current.edges, current.categories):
-        raise ValueError(f"sketches of {reference.name!r} and {current.name!r} have different bins; "
-                         "count the window with bin_counts(frame, reference)")
+        raise ValueError(
+            f"sketches of {reference.name!r} and {current.name!r} have different bins; "
+            "count the window with bin_counts(frame, reference)"
+        )
     a, b = np.asarray(reference.counts, dtype=float), np.asarray(current.counts, dtype=float)
     used = (a + b) > 0
     return a[used], b[used]
@@ -172,8 +174,18 @@ def _unseen_by_chance(reference: Sketch, current: Sketch) -> float:
 
 
 def _absent(reference: Sketch, n: int) -> ColumnDrift:
-    return ColumnDrift(name=reference.name, kind=reference.kind, n=n, psi=0.0, ks=0.0, missing_change=1.0,
-                       unseen_share=0.0, psi_noise=0.0, drifted=True, reason="the column is absent from the window")
+    return ColumnDrift(
+        name=reference.name,
+        kind=reference.kind,
+        n=n,
+        psi=0.0,
+        ks=0.0,
+        missing_change=1.0,
+        unseen_share=0.0,
+        psi_noise=0.0,
+        drifted=True,
+        reason="the column is absent from the window",
+    )
 
 
 def _column(reference: Sketch, current: Sketch, rules: DriftRules) -> ColumnDrift:
@@ -192,9 +204,18 @@ def _column(reference: Sketch, current: Sketch, rules: DriftRules) -> ColumnDrif
         reasons.append(f"PSI {index:.2f}, of which chance explains {expected:.2f} (limit {rules.max_psi:g})")
     if distance > max(rules.max_ks, ks_noise(reference, current)):
         reasons.append(f"KS {distance:.2f} (limit {rules.max_ks:g})")
-    return ColumnDrift(name=reference.name, kind=reference.kind, n=current.n, psi=index, ks=distance,
-                       missing_change=change, unseen_share=unseen, psi_noise=expected, drifted=bool(reasons),
-                       reason="; ".join(reasons))
+    return ColumnDrift(
+        name=reference.name,
+        kind=reference.kind,
+        n=current.n,
+        psi=index,
+        ks=distance,
+        missing_change=change,
+        unseen_share=unseen,
+        psi_noise=expected,
+        drifted=bool(reasons),
+        reason="; ".join(reasons),
+    )
 
 
 def compare(reference: tuple[Sketch, ...], current: tuple[Sketch, ...], rules: DriftRules) -> Verdict:
@@ -226,8 +247,9 @@ def from_json(text: str) -> Verdict:
     try:
         raw = json.loads(text)
         columns = tuple(ColumnDrift(**column) for column in raw.pop("columns"))
-        return Verdict(**{**raw, "reasons": tuple(raw["reasons"]), "columns": columns,
-                          "rules": DriftRules(**raw["rules"])})
+        return Verdict(
+            **{**raw, "reasons": tuple(raw["reasons"]), "columns": columns, "rules": DriftRules(**raw["rules"])}
+        )
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"not a drift verdict: {error!r}") from error
 
@@ -241,6 +263,8 @@ def as_markdown(verdict: Verdict) -> str:
     for c in sorted(verdict.columns, key=lambda c: (not c.drifted, c.psi_noise - c.psi)):
         distance = f"{c.ks:.3f}" if c.kind == "numeric" else "–"
         name = c.name.replace("|", "\\|")
-        lines.append(f"| {name} | {c.psi:.3f} | {c.psi_noise:.3f} | {distance} | {100 * c.missing_change:+.1f} pp "
-                     f"| {c.unseen_share:.1%} | {'**drifted**' if c.drifted else ''} |")
+        lines.append(
+            f"| {name} | {c.psi:.3f} | {c.psi_noise:.3f} | {distance} | {100 * c.missing_change:+.1f} pp "
+            f"| {c.unseen_share:.1%} | {'**drifted**' if c.drifted else ''} |"
+        )
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """From the fitted pipeline to the served artefact: preprocessing as numbers, the classifier as ONNX."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,12 +27,14 @@ def to_onnx(fitted: Pipeline, names: Sequence[str]) -> bytes:
     from skl2onnx.common.data_types import FloatTensorType
 
     classifier: Any = fitted["model"]
-    graph = convert(
-        classifier,
-        initial_types=[("input", FloatTensorType([None, len(names)]))],
-        options={id(classifier): {"zipmap": False}},
-        target_opset=17,
-    )
+    with warnings.catch_warnings():  # the converter passes numpy integers, which protobuf deprecates
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        graph = convert(
+            classifier,
+            initial_types=[("input", FloatTensorType([None, len(names)]))],
+            options={id(classifier): {"zipmap": False}},
+            target_opset=17,
+        )
     entry = graph.metadata_props.add()
     entry.key, entry.value = "features", ",".join(names)
     data: bytes = graph.SerializeToString()

@@ -30,24 +30,67 @@ from flows.steps.evidence import Evidence, Floats, GateResult
 from flows.usecases.spec import GateRules
 
 __all__ = [
-    "GATES", "REQUIRED", "Evidence", "Floats", "Gate", "GateResult", "Verdict",
-    "as_markdown", "from_dict", "judge", "to_dict",
+    "GATES",
+    "REQUIRED",
+    "Evidence",
+    "Floats",
+    "Gate",
+    "GateResult",
+    "Verdict",
+    "as_markdown",
+    "from_dict",
+    "judge",
+    "to_dict",
 ]
 
 Gate = Callable[[Evidence, GateRules], GateResult]
 
 # The most specific first: what stands above explains a failure of what stands below.
 GATES: tuple[Gate, ...] = (
-    rows_scored, score_sanity, feature_order, parity, latency, freshness, leakage, score_direction, better_than_dummy,
-    calibration, worst_slice, group_gap, floor_roc_auc, floor_average_precision, floor_precision, floor_recall,
-    accuracy_above_trivial, brier_skill, champion_not_worse, champion_gain,
+    rows_scored,
+    score_sanity,
+    feature_order,
+    parity,
+    latency,
+    freshness,
+    leakage,
+    score_direction,
+    better_than_dummy,
+    calibration,
+    worst_slice,
+    group_gap,
+    floor_roc_auc,
+    floor_average_precision,
+    floor_precision,
+    floor_recall,
+    accuracy_above_trivial,
+    brier_skill,
+    champion_not_worse,
+    champion_gain,
 )
 
 # Written out, not derived from GATES: a gate that is dropped above is missed here.
 REQUIRED = (
-    "rows_scored", "score_sanity", "feature_order", "parity", "latency", "freshness", "leakage", "score_direction",
-    "better_than_dummy", "calibration", "worst_slice", "group_gap", "floor_roc_auc", "floor_average_precision",
-    "floor_precision", "floor_recall", "accuracy_above_trivial", "brier_skill", "champion_not_worse", "champion_gain",
+    "rows_scored",
+    "score_sanity",
+    "feature_order",
+    "parity",
+    "latency",
+    "freshness",
+    "leakage",
+    "score_direction",
+    "better_than_dummy",
+    "calibration",
+    "worst_slice",
+    "group_gap",
+    "floor_roc_auc",
+    "floor_average_precision",
+    "floor_precision",
+    "floor_recall",
+    "accuracy_above_trivial",
+    "brier_skill",
+    "champion_not_worse",
+    "champion_gain",
 )
 
 # Judged whatever the scores are; every other gate needs rows_scored and score_sanity to have passed.
@@ -94,8 +137,12 @@ def _run(name: str, gate: Gate, evidence: Evidence, rules: GateRules) -> GateRes
             return _failed(name, f"the gate answered under the name '{result.name}'")
         # A gate may have compared numpy values, whose True is not Python's.
         result = replace(
-            result, passed=bool(result.passed), value=_plain(result.value), limit=_plain(result.limit),
-            on_fail="HOLD" if result.on_fail == "HOLD" else "REJECT")
+            result,
+            passed=bool(result.passed),
+            value=_plain(result.value),
+            limit=_plain(result.limit),
+            on_fail="HOLD" if result.on_fail == "HOLD" else "REJECT",
+        )
     except Exception as error:
         return _failed(name, f"raised {type(error).__name__}: {error}")
     for what, number in (("value", result.value), ("limit", result.limit)):
@@ -122,8 +169,12 @@ def _verdict(results: Sequence[GateResult]) -> Literal["PROMOTE", "HOLD", "REJEC
 def as_markdown(verdict: Verdict) -> str:
     """The verdict as a table for people, failed gates first."""
     passed = sum(result.passed for result in verdict.results)
-    lines = [f"**{verdict.verdict}**: {passed} of {len(verdict.results)} gates passed.", "",
-             "| gate | | value | limit | what it says |", "|---|---|---:|---:|---|"]
+    lines = [
+        f"**{verdict.verdict}**: {passed} of {len(verdict.results)} gates passed.",
+        "",
+        "| gate | | value | limit | what it says |",
+        "|---|---|---:|---:|---|",
+    ]
     for r in sorted(verdict.results, key=lambda r: r.passed):
         shown = [("–" if number is None else f"{number:.5g}") for number in (r.value, r.limit)]
         said = r.reason.replace("|", "\\|").replace("\n", " ")
@@ -145,6 +196,8 @@ def from_dict(stored: Mapping[str, Any]) -> Verdict:
     results = tuple(GateResult(**result) for result in stored["results"])
     verdict = _verdict(results)
     if stored["verdict"] != verdict:
-        raise ValueError(f"stored verdict '{stored['verdict']}', but its {len(results)} gates say '{verdict}'; "
-                         "judge the version again")
+        raise ValueError(
+            f"stored verdict '{stored['verdict']}', but its {len(results)} gates say '{verdict}'; "
+            "judge the version again"
+        )
     return Verdict(verdict, results, tuple(stored["reasons"]))

@@ -11,8 +11,17 @@ from flows.steps.resampling import MEASURES, Floats, Interval, bootstrap, checke
 from flows.usecases.spec import Slice
 
 __all__ = [
-    "MIN_CLASS_ROWS", "Importance", "Interval", "best_threshold", "bootstrap", "classification", "column_auc",
-    "paired_gain", "permutation_importance", "slice_masks", "slice_table",
+    "MIN_CLASS_ROWS",
+    "Importance",
+    "Interval",
+    "best_threshold",
+    "bootstrap",
+    "classification",
+    "column_auc",
+    "paired_gain",
+    "permutation_importance",
+    "slice_masks",
+    "slice_table",
 ]
 
 # With fewer rows of a class than this, an AUC rests on where a handful of rows happen to rank.
@@ -134,12 +143,28 @@ def slice_table(
         row = _slice_row(labels[mask], values[mask], threshold) | {"judged": int(mask.sum()) >= min_rows}
         if min(labels[mask].sum(), (1 - labels[mask]).sum()) >= MIN_CLASS_ROWS:
             within = None if entity is None else entity[mask]
-            auc = bootstrap(labels[mask], values[mask], threshold, metrics=("roc_auc",), n=n, confidence=confidence,
-                            seed=seed, groups=within)["roc_auc"]
+            auc = bootstrap(
+                labels[mask],
+                values[mask],
+                threshold,
+                metrics=("roc_auc",),
+                n=n,
+                confidence=confidence,
+                seed=seed,
+                groups=within,
+            )["roc_auc"]
             row |= {"roc_auc": auc.value, "roc_auc_low": auc.low, "roc_auc_high": auc.high}
             if champion is not None:
-                loss = paired_gain(labels[mask], champion[mask], values[mask], metric="roc_auc", n=n,
-                                   confidence=confidence, seed=seed, groups=within)
+                loss = paired_gain(
+                    labels[mask],
+                    champion[mask],
+                    values[mask],
+                    metric="roc_auc",
+                    n=n,
+                    confidence=confidence,
+                    seed=seed,
+                    groups=within,
+                )
                 row |= {"loss": loss.value, "loss_low": loss.low, "loss_high": loss.high}
         table.append({"slice": name} | row)
     return table

@@ -44,10 +44,15 @@ def page(facts: Mapping[str, Any], home: Path) -> Page:
     return Page(
         title="Bentoflow: the closed loop on real purchases",
         subtitle="Customer churn on the CDNOW purchase log, 1997 to 1998: 69,659 purchases of 23,570 customers",
-        lead=(Badge("Loop closed" if promoted and facts.get("rollback") else "Loop ran", "good",
-                    f"Trained as of January 1998, live ROC AUC {live}; {len(facts['drift'])} drift checks, "
-                    f"{len(facts.get('retrained', []))} retraining by event, {len(promoted)} better model rolled out, "
-                    "one worse candidate refused, one rollback."),),
+        lead=(
+            Badge(
+                "Loop closed" if promoted and facts.get("rollback") else "Loop ran",
+                "good",
+                f"Trained as of January 1998, live ROC AUC {live}; {len(facts['drift'])} drift checks, "
+                f"{len(facts.get('retrained', []))} retraining by event, {len(promoted)} better model rolled out, "
+                "one worse candidate refused, one rollback.",
+            ),
+        ),
         sections=(
             Section("What happened", "story", (Timeline(facts["events"]),)),
             Section("Live quality, once labels were in", "live", _live(facts, months)),
@@ -58,11 +63,14 @@ def page(facts: Mapping[str, Any], home: Path) -> Page:
             Section("The candidate that was refused", "refused", _refused(facts)),
             Section("One answer, explained", "answer", _answer(facts)),
             Section("The history", "history", (_history(facts["history"]),)),
-            Section("Go on from here", "next", (Code(COMMANDS.format(
-                request=facts["example"]["request_id"], version=facts["first"]["version"])),)),
+            Section(
+                "Go on from here",
+                "next",
+                (Code(COMMANDS.format(request=facts["example"]["request_id"], version=facts["first"]["version"])),),
+            ),
         ),
         footer="Fader and Hardie (2001), Forecasting repeat sales at CDNOW, Interfaces 31(3). Months were replayed; "
-               "what is called injected was injected.",
+        "what is called injected was injected.",
     )
 
 
@@ -72,18 +80,36 @@ def _live(facts: Mapping[str, Any], months: list[dict[str, Any]]) -> tuple[Block
     promised = facts["first"]["metrics"]["roc_auc"]["value"]
     auc = [m["roc_auc"] for m in months]
     figure = plots.monthly_quality(
-        [m["month"] for m in months], [a["value"] for a in auc], [a["low"] for a in auc], [a["high"] for a in auc],
-        promised=promised, dummy=facts["first"]["dummy"]["roc_auc"],
+        [m["month"] for m in months],
+        [a["value"] for a in auc],
+        [a["low"] for a in auc],
+        [a["high"] for a in auc],
+        promised=promised,
+        dummy=facts["first"]["dummy"]["roc_auc"],
     )
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (m["month"], m["labels"], f"{m['base_rate']:.1%}", _interval(m["roc_auc"]), _interval(m["average_precision"]),
-         _interval(m["brier_skill"]), ", ".join(r.split(":")[-1] for r in m["releases"])) for m in months)
+        (
+            m["month"],
+            m["labels"],
+            f"{m['base_rate']:.1%}",
+            _interval(m["roc_auc"]),
+            _interval(m["average_precision"]),
+            _interval(m["brier_skill"]),
+            ", ".join(r.split(":")[-1] for r in m["releases"]),
+        )
+        for m in months
+    )
     return (
         Figure(figure, "Live ROC AUC per month with its interval, beside what the gate promised and the dummy"),
-        Table(("Month", "Labels", "Churned", "ROC AUC", "Average precision", "Brier skill", "Releases"), rows,
-              f"Gate's promise: ROC AUC {promised:.3f}. The dummy answers the base rate to everybody: 0.5, skill 0."),
-        Text("Intervals are 95 % bootstrap intervals over customers. Labels need 90 days, so a month is measured in the "
-             "fourth month after it."),
+        Table(
+            ("Month", "Labels", "Churned", "ROC AUC", "Average precision", "Brier skill", "Releases"),
+            rows,
+            f"Gate's promise: ROC AUC {promised:.3f}. The dummy answers the base rate to everybody: 0.5, skill 0.",
+        ),
+        Text(
+            "Intervals are 95 % bootstrap intervals over customers. Labels need 90 days, so a month is measured in the "
+            "fourth month after it."
+        ),
     )
 
 
@@ -96,44 +122,78 @@ def _gates(facts: Mapping[str, Any]) -> tuple[Block, ...]:
     found = facts["manifest"]
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (r["name"], Badge("passed", "good") if r["passed"] else Badge(r["on_fail"], "bad"), r["reason"])
-        for r in training["gates"]["results"])
+        for r in training["gates"]["results"]
+    )
     quality: tuple[tuple[Cell, ...], ...] = tuple(
-        (name, _interval(first["metrics"][name]), f"{first['dummy'][name]:.3f}") for name in SHOWN
-        if name in first["metrics"])
+        (name, _interval(first["metrics"][name]), f"{first['dummy'][name]:.3f}")
+        for name in SHOWN
+        if name in first["metrics"]
+    )
     return (
         Badge(first["verdict"], KINDS[first["verdict"]], training["choice"] + "."),
-        Facts((("Version", first["version"]), ("Snapshot", found.snapshot), ("Commit", found.commit[:12]),
-               ("Locked dependencies", found.lock), ("Test cut-off", first["test_cutoff"][:10]),
-               ("Threshold", f"{found.threshold:.3f}"))),
-        Table(("Metric", "Held out, with interval", "Dummy"), quality,
-              "Held-out cut-off; a dummy that answers the training base rate"),
+        Facts(
+            (
+                ("Version", first["version"]),
+                ("Snapshot", found.snapshot),
+                ("Commit", found.commit[:12]),
+                ("Locked dependencies", found.lock),
+                ("Test cut-off", first["test_cutoff"][:10]),
+                ("Threshold", f"{found.threshold:.3f}"),
+            )
+        ),
+        Table(
+            ("Metric", "Held out, with interval", "Dummy"),
+            quality,
+            "Held-out cut-off; a dummy that answers the training base rate",
+        ),
         Table(("Gate", "Result", "Why"), rows, "Every gate with its reason"),
     )
 
 
 def _pictures(pictures: Mapping[str, bytes]) -> tuple[Block, ...]:
-    return (Gallery(tuple(
-        Figure(png, f"Plot: {name.removesuffix('.png').replace('_', ' ')}") for name, png in pictures.items())),)
+    return (
+        Gallery(
+            tuple(Figure(png, f"Plot: {name.removesuffix('.png').replace('_', ' ')}") for name, png in pictures.items())
+        ),
+    )
 
 
 def _drift(facts: Mapping[str, Any], home: Path) -> tuple[Block, ...]:
     checks = facts["drift"]
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (c["month"] + (" injected" if c["injected"] else ""), c["release"].split(":")[-1], c["rows"],
-         Badge(c["state"], "warn" if c["state"] == "drift" else "good"), ", ".join(c["drifted"]) or "–",
-         "event, training" if c["event"] else c["waits"] or "–") for c in checks)
+        (
+            c["month"] + (" injected" if c["injected"] else ""),
+            c["release"].split(":")[-1],
+            c["rows"],
+            Badge(c["state"], "warn" if c["state"] == "drift" else "good"),
+            ", ".join(c["drifted"]) or "–",
+            "event, training" if c["event"] else c["waits"] or "–",
+        )
+        for c in checks
+    )
     limit = 0.2
     figures = tuple(
-        Figure(plots.drift_bars(list(c["psi"]), list(c["psi"].values()), limit),
-               f"PSI per column in {c['month']}", f"{c['month']}, {c['release'].split(':')[-1]}"
-               + (" (injected)" if c["injected"] else "")) for c in checks if c["rows"])
+        Figure(
+            plots.drift_bars(list(c["psi"]), list(c["psi"].values()), limit),
+            f"PSI per column in {c['month']}",
+            f"{c['month']}, {c['release'].split(':')[-1]}" + (" (injected)" if c["injected"] else ""),
+        )
+        for c in checks
+        if c["rows"]
+    )
     links = tuple(
-        (f"Drift report {c['month']}, {c['release'].split(':')[-1]}{' (injected)' if c['injected'] else ''}",
-         relpath(c["report"], home / "demo")) for c in checks)
+        (
+            f"Drift report {c['month']}, {c['release'].split(':')[-1]}{' (injected)' if c['injected'] else ''}",
+            relpath(c["report"], home / "demo"),
+        )
+        for c in checks
+    )
     return (
-        Text("Nobody joins after March 1997, so every customer grows older and most fall silent: tenure and recency move "
-             "by themselves, while live quality rises. The check says that the inputs moved; whether a new model is better "
-             "is for the gates."),
+        Text(
+            "Nobody joins after March 1997, so every customer grows older and most fall silent: tenure and recency "
+            "move by themselves, while live quality rises. The check says that the inputs moved; whether a new model "
+            "is better is for the gates."
+        ),
         Table(("Month", "Release", "Answers", "Verdict", "Columns beyond their limits", "Action"), rows),
         Gallery(figures),
         Links(links),
@@ -149,11 +209,17 @@ def _retraining(facts: Mapping[str, Any]) -> tuple[Block, ...]:
         gates = {g["name"]: g for g in r["gates"]}
         compared = [gates[name]["reason"] for name in ("champion_not_worse", "champion_gain") if name in gates]
         blocks += [
-            Badge(r["verdict"], KINDS[r["verdict"]], f"Version {r['version']} as of {r['moment']}, by the run {r['run']} that "
-                  "Prefect's automation started from the drift event."),
+            Badge(
+                r["verdict"],
+                KINDS[r["verdict"]],
+                f"Version {r['version']} as of {r['moment']}, by the run {r['run']} that "
+                "Prefect's automation started from the drift event.",
+            ),
             Text("\n\n".join(compared)),
-            Table(("Metric", "New version, held out"), tuple(
-                (name, f"{r['metrics'][name]:.3f}") for name in SHOWN if name in r["metrics"])),
+            Table(
+                ("Metric", "New version, held out"),
+                tuple((name, f"{r['metrics'][name]:.3f}") for name in SHOWN if name in r["metrics"]),
+            ),
         ]
     return tuple(blocks)
 
@@ -161,7 +227,11 @@ def _retraining(facts: Mapping[str, Any]) -> tuple[Block, ...]:
 def _refused(facts: Mapping[str, Any]) -> tuple[Block, ...]:
     drill = facts["drill"]
     return (
-        Badge(drill["verdict"], KINDS[drill["verdict"]], f"Version {drill['version']} was trained on shuffled labels, on purpose."),
+        Badge(
+            drill["verdict"],
+            KINDS[drill["verdict"]],
+            f"Version {drill['version']} was trained on shuffled labels, on purpose.",
+        ),
         Facts((("Refused by", ", ".join(drill["failed"])), ("The attempt to release it", drill["refused"]))),
     )
 
@@ -169,17 +239,41 @@ def _refused(facts: Mapping[str, Any]) -> tuple[Block, ...]:
 def _answer(facts: Mapping[str, Any]) -> tuple[Block, ...]:
     e = facts["explained"]
     return (
-        Badge("Equal" if e["equal"] else "Not equal", "good" if e["equal"] else "bad",
-              f"Scored again from its journalled features: {e['score_again']:.6f}."),
-        Facts((("Request", e["request_id"]), ("Customer", e["entity"]), ("Time", e["time"]), ("Score", f"{e['score']:.6f}"),
-               ("Decision", f"{e['decision']} at threshold {e['threshold']:.3f}"), ("Release", e["release"]),
-               ("Snapshot", e["snapshot"]), ("Commit", e["commit"][:12]), ("MLflow run", e["run_id"]))),
-        Table(("Feature", "Value"), tuple((k, "missing" if v is None else f"{v:.4g}") for k, v in e["features"].items())),
+        Badge(
+            "Equal" if e["equal"] else "Not equal",
+            "good" if e["equal"] else "bad",
+            f"Scored again from its journalled features: {e['score_again']:.6f}.",
+        ),
+        Facts(
+            (
+                ("Request", e["request_id"]),
+                ("Customer", e["entity"]),
+                ("Time", e["time"]),
+                ("Score", f"{e['score']:.6f}"),
+                ("Decision", f"{e['decision']} at threshold {e['threshold']:.3f}"),
+                ("Release", e["release"]),
+                ("Snapshot", e["snapshot"]),
+                ("Commit", e["commit"][:12]),
+                ("MLflow run", e["run_id"]),
+            )
+        ),
+        Table(
+            ("Feature", "Value"), tuple((k, "missing" if v is None else f"{v:.4g}") for k, v in e["features"].items())
+        ),
         Facts((("Answers in the journal", facts["journal"]), ("Segments", facts["segments"]))),
     )
 
 
 def _history(lines: list[dict[str, Any]]) -> Table:
-    return Table(("When", "What", "Version or release", "Why"), tuple(
-        (line["at"][:10], line["action"], str(line.get("version") or line.get("release") or "–"),
-         str(line.get("reason") or line.get("waits") or "–")) for line in lines))
+    return Table(
+        ("When", "What", "Version or release", "Why"),
+        tuple(
+            (
+                line["at"][:10],
+                line["action"],
+                str(line.get("version") or line.get("release") or "–"),
+                str(line.get("reason") or line.get("waits") or "–"),
+            )
+            for line in lines
+        ),
+    )

@@ -19,16 +19,22 @@ from flows.steps.drift import ColumnDrift, Verdict
 Kind = Literal["good", "warn", "bad", "info"]
 NUMBER = re.compile(r"[<>≤≥~≈]?\s*[+−-]?[\d][\d,.\s]*\s*(%|pp|s|ms|µs|[kMG]?B)?|[–-]|")
 ANCHOR = re.compile(r"[A-Za-z][\w-]*")
-OVERVIEW = "overview"       # name of the figure that shows all columns
-STATES: dict[str, tuple[str, Kind, str]] = {       # label, kind, what happens next
-    "drift": ("Drift", "bad", "A retraining is asked for. It starts unless one is running, the cooldown is not over or "
-              "the budget is spent; the new model answers only if it passes every gate."),
+OVERVIEW = "overview"  # name of the figure that shows all columns
+STATES: dict[str, tuple[str, Kind, str]] = {  # label, kind, what happens next
+    "drift": (
+        "Drift",
+        "bad",
+        "A retraining is asked for. It starts unless one is running, the cooldown is not over or "
+        "the budget is spent; the new model answers only if it passes every gate.",
+    ),
     "none": ("No drift", "good", "Nothing. The next window is checked on schedule."),
     "not_enough_data": ("Not enough data", "warn", "Nothing is decided on so few rows; check again with more."),
 }
-LEGEND = ("PSI, the population stability index, grows with the difference of the bins' shares; by chance is the PSI of "
-          "two samples of one distribution: only the excess counts. KS is the largest distance of cumulative shares. "
-          "Missing is a change in percentage points (pp), unseen the share of values new to the reference.")
+LEGEND = (
+    "PSI, the population stability index, grows with the difference of the bins' shares; by chance is the PSI of "
+    "two samples of one distribution: only the excess counts. KS is the largest distance of cumulative shares. "
+    "Missing is a change in percentage points (pp), unseen the share of values new to the reference."
+)
 
 
 @dataclass(frozen=True)
@@ -141,10 +147,16 @@ def render(page: Page) -> str:
     anchors = [section.anchor for section in page.sections]
     for anchor in anchors:
         if not ANCHOR.fullmatch(anchor) or anchor in ("top", "contents") or anchors.count(anchor) > 1:
-            raise ValueError(f"anchor {anchor!r} is malformed, reserved or used twice; use one word per section, "
-                             "a letter first")
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=StrictUndefined)
+            raise ValueError(
+                f"anchor {anchor!r} is malformed, reserved or used twice; use one word per section, a letter first"
+            )
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
     environment.filters.update(cell=_cell, size=_size, href=_href, base64=lambda png: base64.b64encode(png).decode())
     environment.globals.update(kind_of=lambda value: type(value).__name__, numeric=_numeric)
     return environment.get_template("page.html").render(page=page)
@@ -162,9 +174,14 @@ def drift_page(verdict: Verdict, figures: Mapping[str, bytes], context: Mapping[
     overview = (Figure(figures[OVERVIEW], alt),) if OVERVIEW in figures else ()
     rules = verdict.rules
     compared: tuple[tuple[str, Cell], ...] = (
-        *((name.capitalize(), value) for name, value in facts.items()), ("Rows in the window", verdict.n),
-        ("Rows needed", rules.min_rows), ("PSI limit", f"{rules.max_psi:g}"), ("KS limit", f"{rules.max_ks:g}"),
-        ("Missing limit", f"{100 * rules.max_missing_change:g} pp"), ("Unseen limit", f"{rules.max_unseen_share:.1%}"))
+        *((name.capitalize(), value) for name, value in facts.items()),
+        ("Rows in the window", verdict.n),
+        ("Rows needed", rules.min_rows),
+        ("PSI limit", f"{rules.max_psi:g}"),
+        ("KS limit", f"{rules.max_ks:g}"),
+        ("Missing limit", f"{100 * rules.max_missing_change:g} pp"),
+        ("Unseen limit", f"{rules.max_unseen_share:.1%}"),
+    )
     return Page(
         title=f"Drift report: {use_case}" if use_case else "Drift report",
         subtitle=f"{verdict.n:,} rows, {len(verdict.columns)} columns against the reference of the release",
@@ -173,7 +190,9 @@ def drift_page(verdict: Verdict, figures: Mapping[str, bytes], context: Mapping[
             Section("What was compared", "compared", (Facts(compared),)),
             Section("Columns", "columns", (*overview, _table(verdict), Text(LEGEND))),
             Section("What happens next", "next", (Text(after), *([Code(command)] if command else []))),
-            *_sections(verdict, figures)))
+            *_sections(verdict, figures),
+        ),
+    )
 
 
 def why(verdict: Verdict) -> str:
@@ -185,8 +204,10 @@ def why(verdict: Verdict) -> str:
         return f"None of {len(verdict.columns)} columns moved beyond its limits."
     few = f", fewer than the {verdict.rules.min_drifted_columns} needed" if verdict.state == "none" else ""
     rest = "".join(f", {column.name}" for column in drifted[1:4]) + (" and more" if len(drifted) > 4 else "")
-    return (f"{len(drifted)} of {len(verdict.columns)} columns drifted{few}: {drifted[0].name}{rest}. "
-            f"{drifted[0].name}: {drifted[0].reason}.")
+    return (
+        f"{len(drifted)} of {len(verdict.columns)} columns drifted{few}: {drifted[0].name}{rest}. "
+        f"{drifted[0].name}: {drifted[0].reason}."
+    )
 
 
 def _sentence(text: str) -> str:
@@ -199,9 +220,17 @@ def _ranked(verdict: Verdict) -> list[ColumnDrift]:
 
 def _table(verdict: Verdict) -> Table:
     rows = tuple(
-        (c.name, Badge("drifted", "bad") if c.drifted else Badge("stable", "good"), f"{c.psi:.3f}",
-         f"{c.psi_noise:.3f}", f"{c.ks:.3f}" if c.kind == "numeric" else "–", f"{100 * c.missing_change:+.1f} pp",
-         f"{c.unseen_share:.1%}") for c in _ranked(verdict))
+        (
+            c.name,
+            Badge("drifted", "bad") if c.drifted else Badge("stable", "good"),
+            f"{c.psi:.3f}",
+            f"{c.psi_noise:.3f}",
+            f"{c.ks:.3f}" if c.kind == "numeric" else "–",
+            f"{100 * c.missing_change:+.1f} pp",
+            f"{c.unseen_share:.1%}",
+        )
+        for c in _ranked(verdict)
+    )
     return Table(("Column", "Verdict", "PSI", "By chance", "KS", "Missing", "Unseen"), rows, "Most moved first")
 
 
@@ -209,9 +238,14 @@ def _sections(verdict: Verdict, figures: Mapping[str, bytes]) -> list[Section]:
     """A section for each drifted column, one gallery for the others."""
     shown = [column for column in _ranked(verdict) if column.drifted or column.name in figures]
     moved = [
-        Section(column.name, f"column-{number}",
-                (Text(_sentence(column.reason)), *([_figure(column, figures)] if column.name in figures else [])))
-        for number, column in enumerate(shown, 1) if column.drifted]
+        Section(
+            column.name,
+            f"column-{number}",
+            (Text(_sentence(column.reason)), *([_figure(column, figures)] if column.name in figures else [])),
+        )
+        for number, column in enumerate(shown, 1)
+        if column.drifted
+    ]
     stable = tuple(_figure(column, figures) for column in shown if not column.drifted)
     title = "Columns that did not move" if moved else "Column by column"
     return [*moved, Section(title, "stable", (Gallery(stable),))] if stable else moved

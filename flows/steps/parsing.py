@@ -16,7 +16,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 Kind = Literal["int", "float", "str", "time"]
 UTC_US: Final = pd.DatetimeTZDtype("us", "UTC")
-EPOCH_UNITS: Final = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}    # microseconds in one unit
+EPOCH_UNITS: Final = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}  # microseconds in one unit
 MISSING: Final = frozenset({"", "na", "n/a", "nan", "nat", "null", "none", "\\n"})
 FAILED: Final = object()
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
@@ -53,7 +53,7 @@ def _codes(raw: "pd.Series[Any]") -> tuple[npt.NDArray[np.intp], list[Any]]:
     """Positions into a list of values to convert once each; mixed values stay apart, as 1 == True == 1.0."""
     if raw.dtype.kind in "iuf" or pd.api.types.infer_dtype(raw, skipna=True) == "string":
         codes, unique = pd.factorize(raw)
-        return codes, [*unique, None]                   # -1, the code of a null, finds the last one
+        return codes, [*unique, None]  # -1, the code of a null, finds the last one
     codes = np.where(raw.isna(), -1, np.arange(len(raw)))
     return codes, [*raw.to_numpy(dtype=object), None]
 
@@ -76,7 +76,7 @@ def _as_float(value: Any) -> Any:
         value = value.strip()
         if value.lower() in MISSING:
             return None
-        if "_" in value:                                # float() would read 1_000
+        if "_" in value:  # float() would read 1_000
             return FAILED
     elif not isinstance(value, int | float | np.integer | np.floating | Decimal):
         return FAILED
@@ -136,7 +136,7 @@ def _as_text(value: Any) -> Any:
         return FAILED
     try:
         value.encode()
-    except UnicodeEncodeError:                          # half a surrogate pair: JSON allows it, no store does
+    except UnicodeEncodeError:  # half a surrogate pair: JSON allows it, no store does
         return FAILED
     return str(value)
 
@@ -161,8 +161,10 @@ def _is_unicode(raw: "pd.Series[Any]") -> bool:
 def _iso(cells: "pd.Series[Any]") -> "pd.Series[Any]":
     """ISO 8601 strings as UTC; those with an offset go apart, or pandas applies it to the rows that follow."""
     offset = cells.str.contains(_OFFSET, na=False).to_numpy(dtype=bool)
-    parts = [pd.to_datetime(cells[rows], format="ISO8601", utc=True, errors="coerce").astype(UTC_US)
-             for rows in (offset, ~offset)]
+    parts = [
+        pd.to_datetime(cells[rows], format="ISO8601", utc=True, errors="coerce").astype(UTC_US)
+        for rows in (offset, ~offset)
+    ]
     times: pd.Series[Any] = pd.concat([part for part in parts if len(part)] or parts[:1]).reindex(cells.index)
     return times
 
@@ -170,7 +172,7 @@ def _iso(cells: "pd.Series[Any]") -> "pd.Series[Any]":
 def _epoch(raw: "pd.Series[Any]", scale: float) -> Parsed:
     seconds = _float(raw)
     micros = np.round(seconds.values.to_numpy(dtype="float64") * scale)
-    failed = seconds.failed | (np.abs(micros) > 2.5e17)         # year 9999 and further away than that
+    failed = seconds.failed | (np.abs(micros) > 2.5e17)  # year 9999 and further away than that
     whole = np.where(np.isnan(micros) | failed, np.iinfo(np.int64).min, np.nan_to_num(micros)).astype("int64")
     times = pd.Series(whole.view("datetime64[us]"), index=raw.index).dt.tz_localize("UTC")
     return Parsed(times, failed)
@@ -178,12 +180,13 @@ def _epoch(raw: "pd.Series[Any]", scale: float) -> Parsed:
 
 def _strings(raw: "pd.Series[Any]", numbers: bool) -> tuple[Any, Any]:
     """Times as strings (native ones as ISO), and which are missing; numbers count only with a format."""
+
     def convert(value: Any) -> Any:
         if isinstance(value, str):
             return None if value.strip().lower() in MISSING else value.strip()
         if isinstance(value, np.datetime64):
             return pd.Timestamp(value).isoformat()
-        if isinstance(value, dt.date):                          # so is a datetime, and so is a Timestamp
+        if isinstance(value, dt.date):  # so is a datetime, and so is a Timestamp
             return value.isoformat()
         number = _as_int(value) if numbers else FAILED
         return number if number is FAILED or number is None else str(number)

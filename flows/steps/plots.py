@@ -28,13 +28,21 @@ def confusion(y: ArrayLike, scores: ArrayLike, threshold: float) -> bytes:
     answered = values >= threshold
     table = np.array([[np.sum((labels == truth) & (answered == answer)) for answer in (0, 1)] for truth in (0, 1)])
     right = (table[0, 0] + table[1, 1]) / table.sum()
-    figure, axes = _figure(f"{right:.1%} of {table.sum():,} rows answered rightly at {threshold:.3g}",
-                           "answer", "truth")
+    figure, axes = _figure(
+        f"{right:.1%} of {table.sum():,} rows answered rightly at {threshold:.3g}", "answer", "truth"
+    )
     axes.imshow(table / table.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (truth, answer), count in np.ndenumerate(table):
         share = count / table[truth].sum()
-        axes.text(answer, truth, f"{count:,}\n{share:.1%} of row", ha="center", va="center", fontsize=TITLE,
-                  color="white" if share > 0.55 else "black")
+        axes.text(
+            answer,
+            truth,
+            f"{count:,}\n{share:.1%} of row",
+            ha="center",
+            va="center",
+            fontsize=TITLE,
+            color="white" if share > 0.55 else "black",
+        )
     axes.set_xticks([0, 1], ["0", "1"])
     axes.set_yticks([0, 1], ["0", "1"])
     axes.grid(False)
@@ -44,8 +52,11 @@ def confusion(y: ArrayLike, scores: ArrayLike, threshold: float) -> bytes:
 def roc(y: ArrayLike, scores: ArrayLike, champion_scores: ArrayLike | None = None) -> bytes:
     """True against false positive rate over all thresholds, optionally with the champion's on the same rows."""
     auc = classification(y, scores, 0.5)["roc_auc"]
-    figure, axes = _figure(f"ROC AUC {auc:.3f}: {100 * auc:.0f} of 100 pairs in the right order",
-                           "false positive rate", "true positive rate")
+    figure, axes = _figure(
+        f"ROC AUC {auc:.3f}: {100 * auc:.0f} of 100 pairs in the right order",
+        "false positive rate",
+        "true positive rate",
+    )
     if champion_scores is not None:
         hits, false = _cumulated(y, champion_scores)
         before = classification(y, champion_scores, 0.5)["roc_auc"]
@@ -60,8 +71,11 @@ def roc(y: ArrayLike, scores: ArrayLike, champion_scores: ArrayLike | None = Non
 def precision_recall(y: ArrayLike, scores: ArrayLike, threshold: float | None = None) -> bytes:
     """Precision against recall over all thresholds, the base rate as reference, the threshold as a point."""
     measured = classification(y, scores, 0.5 if threshold is None else threshold)
-    figure, axes = _figure(f"Average precision {measured['average_precision']:.3f}, by chance "
-                           f"{measured['base_rate']:.3f}", "recall", "precision")
+    figure, axes = _figure(
+        f"Average precision {measured['average_precision']:.3f}, by chance {measured['base_rate']:.3f}",
+        "recall",
+        "precision",
+    )
     hits, false = _cumulated(y, scores)
     axes.plot(hits[1:] / hits[-1], hits[1:] / (hits + false)[1:], color=BLUE, drawstyle="steps-pre", label="candidate")
     axes.axhline(measured["base_rate"], color=GREY, linestyle="--", label="base rate")
@@ -76,13 +90,19 @@ def calibration(y: ArrayLike, scores: ArrayLike) -> bytes:
     """Outcome against score in 10 equal-frequency bins, over a histogram of the scores."""
     labels, values = checked(y, scores)
     error = classification(labels, values, 0.5)["calibration_error"]
-    figure, axes = _figure(f"Scores are off by {error:.3f} on average (calibration error)", "score (probability)",
-                           "share that is 1")
+    figure, axes = _figure(
+        f"Scores are off by {error:.3f} on average (calibration error)", "score (probability)", "share that is 1"
+    )
     shares = np.histogram(values, bins=20, range=(0, 1))[0] / len(values)
     axes.bar(np.arange(20) / 20, shares, width=0.05, align="edge", color=GREY, alpha=0.3, label="share of rows")
     parts = [part for part in np.array_split(np.argsort(values, kind="stable"), BINS) if len(part)]
-    axes.plot([values[part].mean() for part in parts], [labels[part].mean() for part in parts], "o-", color=BLUE,
-              label="outcome per tenth")
+    axes.plot(
+        [values[part].mean() for part in parts],
+        [labels[part].mean() for part in parts],
+        "o-",
+        color=BLUE,
+        label="outcome per tenth",
+    )
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="calibrated")
     axes.legend(fontsize=SMALL, loc="upper left")
     return _png(figure)
@@ -93,16 +113,23 @@ def importance(items: Sequence[Importance]) -> bytes:
     shown = sorted(items, key=lambda item: item.drop)[-MOST_BARS:]
     title = f"{shown[-1].name} matters most" if shown else "no columns"
     figure, axes = _figure(title, "drop of ROC AUC when shuffled", "")
-    axes.barh([_short(item.name) for item in shown], [item.drop for item in shown], xerr=[item.sd for item in shown],
-              color=BLUE, ecolor="black", capsize=2)
+    axes.barh(
+        [_short(item.name) for item in shown],
+        [item.drop for item in shown],
+        xerr=[item.sd for item in shown],
+        color=BLUE,
+        ecolor="black",
+        capsize=2,
+    )
     return _png(figure)
 
 
 def score_histogram(scores: ArrayLike, threshold: float) -> bytes:
     """How the scores [n] are spread, and where the threshold cuts."""
     values = np.asarray(scores, dtype=np.float64)
-    figure, axes = _figure(f"{np.mean(values >= threshold):.1%} of {len(values):,} rows are answered with 1",
-                           "score (probability)", "rows")
+    figure, axes = _figure(
+        f"{np.mean(values >= threshold):.1%} of {len(values):,} rows are answered with 1", "score (probability)", "rows"
+    )
     axes.hist(values, bins=40, range=(0, 1), color=BLUE)
     axes.axvline(threshold, color=RED, linestyle="--", label=f"threshold {threshold:.3g}")
     axes.legend(fontsize=SMALL)
@@ -137,10 +164,14 @@ def drift_bars(names: Sequence[str], psi: Sequence[float], limit: float) -> byte
     """Population stability index per column against its limit, the 12 largest."""
     shown = sorted(zip(psi, names, strict=True))[-MOST_BARS:]
     over = sum(value > limit for value in psi)
-    figure, axes = _figure(f"{over} of {len(names)} columns drifted beyond PSI {limit:g}",
-                           "PSI (population stability index)", "")
-    axes.barh([_short(name) for _, name in shown], [value for value, _ in shown],
-              color=[RED if value > limit else BLUE for value, _ in shown])
+    figure, axes = _figure(
+        f"{over} of {len(names)} columns drifted beyond PSI {limit:g}", "PSI (population stability index)", ""
+    )
+    axes.barh(
+        [_short(name) for _, name in shown],
+        [value for value, _ in shown],
+        color=[RED if value > limit else BLUE for value, _ in shown],
+    )
     axes.axvline(limit, color="black", linestyle="--", label=f"limit {limit:g}")
     axes.legend(fontsize=SMALL, loc="lower right")
     return _png(figure)

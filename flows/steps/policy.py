@@ -11,10 +11,13 @@ def cooldown(history: Iterable[dict[str, Any]], now: datetime, days: int) -> str
     Both times are on the use case's clock. Fewer days than the label's horizon bring no new labels to learn from.
     """
     trained = [
-        datetime.fromisoformat(line["at"]) for line in history
+        datetime.fromisoformat(line["at"])
+        for line in history
         if str(line["action"]).startswith("trained") and not line.get("drill")
     ]
     if not trained:
         return None
     until = max(trained) + timedelta(days=days)
-    return f"in cooldown until {until.date()}: trained {max(trained).date()}, {days} days apart" if now < until else None
+    return (
+        f"in cooldown until {until.date()}: trained {max(trained).date()}, {days} days apart" if now < until else None
+    )

@@ -23,15 +23,17 @@ def apply(frame: pd.DataFrame, contract: Contract, *, key: bytes) -> pd.DataFram
     """
     masked = [c.name for c in contract.columns if c.pii == "mask" and c.name in frame.columns]
     if masked and len(key) < MIN_KEY_BYTES:
-        raise ContractError(f"cannot mask {', '.join(masked)}: the privacy key has {len(key)} bytes, fewer than "
-                            f"{MIN_KEY_BYTES}; set a random one of at least {MIN_KEY_BYTES} bytes and keep it")
+        raise ContractError(
+            f"cannot mask {', '.join(masked)}: the privacy key has {len(key)} bytes, fewer than "
+            f"{MIN_KEY_BYTES}; set a random one of at least {MIN_KEY_BYTES} bytes and keep it"
+        )
     kept = frame.drop(columns=[c.name for c in contract.columns if c.pii == "drop"], errors="ignore")
     return kept.assign(**{name: _masked(kept[name], key) for name in masked})
 
 
 def _masked(values: "pd.Series[Any]", key: bytes) -> "pd.Series[Any]":
     codes, unique = pd.factorize(values)
-    masks = np.array([*(_mask(value, key) for value in unique), None], dtype=object)    # a null has code -1
+    masks = np.array([*(_mask(value, key) for value in unique), None], dtype=object)  # a null has code -1
     return pd.Series(masks[codes], index=values.index, dtype=object)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from flows.errors import ContractError
 from flows.usecases.spec import Contract
 
-FENCE: Final = 1.5      # interquartile ranges beyond the quartiles: Tukey, Exploratory Data Analysis, 1977
+FENCE: Final = 1.5  # interquartile ranges beyond the quartiles: Tukey, Exploratory Data Analysis, 1977
 Value = float | int | str | None
 
 
@@ -40,8 +40,11 @@ def quality(frame: pd.DataFrame, columns: Contract | Sequence[str] | None = None
     Outliers lie over 1.5 interquartile ranges beyond the quartiles (Tukey 1977); infinities count among them and
     stay out of range and quartiles. Raises ContractError if a column is not in the table.
     """
-    names = ([c.name for c in columns.columns] if isinstance(columns, Contract)
-             else list(frame.columns if columns is None else columns))
+    names = (
+        [c.name for c in columns.columns]
+        if isinstance(columns, Contract)
+        else list(frame.columns if columns is None else columns)
+    )
     if missing := [name for name in names if name not in frame.columns]:
         raise ContractError(f"no column {missing[0]!r} to describe; name one of: {', '.join(map(str, frame.columns))}")
     copies = frame[names].duplicated().mean() if len(frame) and names else 0.0
@@ -51,8 +54,15 @@ def quality(frame: pd.DataFrame, columns: Contract | Sequence[str] | None = None
 def _column(name: str, series: "pd.Series[Any]") -> ColumnQuality:
     low, middle, high, outliers = _range(series.dropna())
     return ColumnQuality(
-        name=name, type=str(series.dtype), missing_share=float(series.isna().mean()) if len(series) else 0.0,
-        distinct=int(series.nunique()), minimum=low, median=middle, maximum=high, outlier_share=outliers)
+        name=name,
+        type=str(series.dtype),
+        missing_share=float(series.isna().mean()) if len(series) else 0.0,
+        distinct=int(series.nunique()),
+        minimum=low,
+        median=middle,
+        maximum=high,
+        outlier_share=outliers,
+    )
 
 
 def _range(values: "pd.Series[Any]") -> tuple[Value, Value, Value, float | None]:
@@ -77,13 +87,21 @@ def _range(values: "pd.Series[Any]") -> tuple[Value, Value, Value, float | None]
 
 def as_markdown(report: Quality) -> str:
     """The picture as a Markdown table, one line per column."""
-    lines = [f"{report['rows']:,} rows, {report['duplicate_share']:.2%} of them exact copies of earlier ones", "",
-             "| column | type | missing | distinct | minimum | median | maximum | outliers |",
-             "|---|---|---:|---:|---:|---:|---:|---:|"]
+    lines = [
+        f"{report['rows']:,} rows, {report['duplicate_share']:.2%} of them exact copies of earlier ones",
+        "",
+        "| column | type | missing | distinct | minimum | median | maximum | outliers |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for c in report["columns"]:
-        cells = [_cell(c["name"]), c["type"], f"{c['missing_share']:.2%}", f"{c['distinct']:,}",
-                 *(_cell(c[end]) for end in ("minimum", "median", "maximum")),
-                 "" if c["outlier_share"] is None else f"{c['outlier_share']:.2%}"]
+        cells = [
+            _cell(c["name"]),
+            c["type"],
+            f"{c['missing_share']:.2%}",
+            f"{c['distinct']:,}",
+            *(_cell(c[end]) for end in ("minimum", "median", "maximum")),
+            "" if c["outlier_share"] is None else f"{c['outlier_share']:.2%}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -52,30 +52,30 @@ def average_precision(t: Tally) -> float:
 
 def accuracy(t: Tally) -> float:
     """Share of rows answered rightly at the threshold."""
-    right = t.positives[t.cut:].sum() + t.negatives[: t.cut].sum()
+    right = t.positives[t.cut :].sum() + t.negatives[: t.cut].sum()
     return float(right / (t.positives.sum() + t.negatives.sum()))
 
 
 def precision(t: Tally) -> float:
     """Share of rows answered with 1 that are 1; 0 when none is."""
-    hits = t.positives[t.cut:].sum()
-    return float(hits / max(hits + t.negatives[t.cut:].sum(), 1))
+    hits = t.positives[t.cut :].sum()
+    return float(hits / max(hits + t.negatives[t.cut :].sum(), 1))
 
 
 def recall(t: Tally) -> float:
     """Share of rows that are 1 answered with 1."""
-    return float(t.positives[t.cut:].sum() / t.positives.sum())
+    return float(t.positives[t.cut :].sum() / t.positives.sum())
 
 
 def f1(t: Tally) -> float:
     """Harmonic mean of precision and recall; 0 when no 1 is found."""
-    hits = t.positives[t.cut:].sum()
-    return float(2 * hits / (t.positives.sum() + hits + t.negatives[t.cut:].sum()))
+    hits = t.positives[t.cut :].sum()
+    return float(2 * hits / (t.positives.sum() + hits + t.negatives[t.cut :].sum()))
 
 
 def brier(t: Tally) -> float:
     """Mean squared difference of score and label (Brier 1950)."""
-    loss = t.positives * (1 - t.scores) ** 2 + t.negatives * t.scores ** 2
+    loss = t.positives * (1 - t.scores) ** 2 + t.negatives * t.scores**2
     return float(loss.sum() / (t.positives.sum() + t.negatives.sum()))
 
 
@@ -220,13 +220,13 @@ def _draws(
     for _ in range(n):
         if entity is None:
             drawn = rng.integers(rows, size=rows)
-            counts = tuple(
-                np.bincount(c[drawn], minlength=2 * len(d)) for c, d in zip(codes, distincts, strict=True))
+            counts = tuple(np.bincount(c[drawn], minlength=2 * len(d)) for c, d in zip(codes, distincts, strict=True))
         else:
             entities = int(entity.max()) + 1
             weight = np.bincount(rng.integers(entities, size=entities), minlength=entities)[entity]
             counts = tuple(
-                np.bincount(c, weights=weight, minlength=2 * len(d)) for c, d in zip(codes, distincts, strict=True))
+                np.bincount(c, weights=weight, minlength=2 * len(d)) for c, d in zip(codes, distincts, strict=True)
+            )
         if counts[0][::2].any() and counts[0][1::2].any():
             yield counts
 

@@ -96,12 +96,14 @@ def log_columns(x: Floats, columns: Sequence[int]) -> Floats:
 def pipeline(use_case: UseCase, names: Sequence[str], name: str, params: dict[str, Any]) -> Pipeline:
     """Imputer, log, scaler and classifier over float64[n, k] in the order of `names`."""
     logged = [i for i, feature in enumerate(names) if feature in use_case.log_features]
-    return Pipeline([
-        ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
-        ("log", FunctionTransformer(log_columns, kw_args={"columns": logged})),
-        ("scale", StandardScaler()),
-        ("model", estimator(name, params, use_case.seed)),
-    ])
+    return Pipeline(
+        [
+            ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
+            ("log", FunctionTransformer(log_columns, kw_args={"columns": logged})),
+            ("scale", StandardScaler()),
+            ("model", estimator(name, params, use_case.seed)),
+        ]
+    )
 
 
 def cross_validate(model: Any, x: Floats, y: NDArray[np.int64], groups: NDArray[Any], folds: int) -> tuple[float, ...]:
@@ -160,6 +162,6 @@ def search(
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=use_case.seed))
-        with threadpool_limits(1):      # more threads on rows this few only wait for each other
+        with threadpool_limits(1):  # more threads on rows this few only wait for each other
             study.optimize(objective, n_trials=each, show_progress_bar=progress)
     return choose(trials, use_case.estimators)

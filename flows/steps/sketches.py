@@ -13,8 +13,8 @@ from pandas.api import types
 
 from flows.steps.drift import Sketch
 
-OTHER = "(other)"           # last category of every categorical sketch: whatever the reference does not name
-MAX_CATEGORIES = 50         # most frequent ones that get a count of their own
+OTHER = "(other)"  # last category of every categorical sketch: whatever the reference does not name
+MAX_CATEGORIES = 50  # most frequent ones that get a count of their own
 
 
 def reference(frame: pd.DataFrame, *, bins: int = 10) -> tuple[Sketch, ...]:
@@ -24,8 +24,10 @@ def reference(frame: pd.DataFrame, *, bins: int = 10) -> tuple[Sketch, ...]:
     gets one bin per value and two for what lies outside. Text, booleans and mixtures get their most frequent
     categories.
     """
-    empty = [_numeric(name, column, bins) if _is_numeric(column) else _categorical(name, column)
-             for name, column in ((str(name), frame.iloc[:, i]) for i, name in enumerate(frame.columns))]
+    empty = [
+        _numeric(name, column, bins) if _is_numeric(column) else _categorical(name, column)
+        for name, column in ((str(name), frame.iloc[:, i]) for i, name in enumerate(frame.columns))
+    ]
     return bin_counts(frame, tuple(empty))
 
 
@@ -36,16 +38,20 @@ def bin_counts(frame: pd.DataFrame, reference: tuple[Sketch, ...]) -> tuple[Sket
     """
     positions = {str(name): i for i, name in enumerate(frame.columns)}
     return tuple(
-        _count(sketch, frame.iloc[:, positions[sketch.name]]) if sketch.name in positions
+        _count(sketch, frame.iloc[:, positions[sketch.name]])
+        if sketch.name in positions
         else replace(sketch, n=len(frame), missing=len(frame), counts=(0,) * len(sketch.counts))
-        for sketch in reference)
+        for sketch in reference
+    )
 
 
 def add(a: Sketch, b: Sketch) -> Sketch:
     """One sketch of the rows of both; ValueError unless they have the same name and bins."""
     if (a.name, a.kind, a.edges, a.categories) != (b.name, b.kind, b.edges, b.categories):
-        raise ValueError(f"cannot add sketches of {a.name!r} and {b.name!r}: their bins differ; "
-                         "count both with bin_counts and the same reference")
+        raise ValueError(
+            f"cannot add sketches of {a.name!r} and {b.name!r}: their bins differ; "
+            "count both with bin_counts and the same reference"
+        )
     counts = tuple(x + y for x, y in zip(a.counts, b.counts, strict=True))
     return replace(a, n=a.n + b.n, missing=a.missing + b.missing, counts=counts)
 
@@ -65,8 +71,10 @@ def to_json(sketches: tuple[Sketch, ...]) -> str:
 def from_json(text: str) -> tuple[Sketch, ...]:
     """The sketches that `to_json` wrote; ValueError if they are none."""
     try:
-        return tuple(Sketch(**{**raw, **{key: tuple(raw[key]) for key in ("counts", "edges", "categories")}})
-                     for raw in json.loads(text))
+        return tuple(
+            Sketch(**{**raw, **{key: tuple(raw[key]) for key in ("counts", "edges", "categories")}})
+            for raw in json.loads(text)
+        )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"not a list of sketches: {error!r}") from error
 
@@ -103,8 +111,9 @@ def _is_numeric(column: pd.Series) -> bool:
     if types.is_object_dtype(column):
         kinds = ("integer", "floating", "mixed-integer-float", "decimal", "empty")
         return types.infer_dtype(column, skipna=True) in kinds
-    return bool(types.is_numeric_dtype(column) or types.is_datetime64_any_dtype(column)
-                or types.is_timedelta64_dtype(column))
+    return bool(
+        types.is_numeric_dtype(column) or types.is_datetime64_any_dtype(column) or types.is_timedelta64_dtype(column)
+    )
 
 
 def _numbers(column: pd.Series) -> NDArray[np.float64]:
@@ -141,8 +150,9 @@ def _categorical(name: str, column: pd.Series) -> Sketch:
     tally = _tally(column)
     tally.pop(OTHER, None)
     names = sorted(tally, key=lambda category: (-tally[category], category))[:MAX_CATEGORIES]
-    return Sketch(name=name, kind="categorical", n=0, missing=0, counts=(0,) * (len(names) + 1),
-                  categories=(*names, OTHER))
+    return Sketch(
+        name=name, kind="categorical", n=0, missing=0, counts=(0,) * (len(names) + 1), categories=(*names, OTHER)
+    )
 
 
 def _count(sketch: Sketch, column: pd.Series) -> Sketch:

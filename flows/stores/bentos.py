@@ -55,7 +55,9 @@ def build(tag: str, model: str, use_case: str, labels: Mapping[str, str]) -> str
     options = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
     name, version = tag.split(":")
     options |= {
-        "name": name, "models": [model], "labels": {**options.get("labels", {}), **labels},
+        "name": name,
+        "models": [model],
+        "labels": {**options.get("labels", {}), **labels},
         "envs": [{"name": "BENTOFLOW_RELEASE", "value": model}, {"name": "BENTOFLOW_USE_CASE", "value": use_case}],
     }
     with TemporaryDirectory() as folder:

@@ -1,8 +1,9 @@
 """Feast on the offline side: apply the feature repository, point-in-time joins, materialisation."""
 
+import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from datetime import datetime
 from importlib.util import module_from_spec, spec_from_file_location
 from io import StringIO
@@ -59,8 +60,18 @@ def definitions(repo: Path = REPO) -> list[Any]:
 def apply(store: Any, repo: Path = REPO) -> list[str]:
     """Register the repository's definitions; the names of the feature services."""
     objects = definitions(repo)
-    store.apply(objects)
+    with quiet():
+        store.apply(objects)
+    _write_ahead(store)
     return [o.name for o in objects if type(o).__name__ == "FeatureService"]
+
+
+def _write_ahead(store: Any) -> None:
+    """Let a SQLite online store be read while it is written; kept in the file, so once is enough."""
+    path = getattr(store.config.online_store, "path", None)
+    if store.config.online_store.type == "sqlite" and path:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def service_views(store: Any, service: str) -> list[Any]:

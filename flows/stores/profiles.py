@@ -24,7 +24,7 @@ from flows.errors import StoreError
 from flows.steps.drift import Sketch
 from flows.steps.sketches import OTHER
 
-os.environ.setdefault("WHYLOGS_NO_ANALYTICS", "1")      # read once, at import; its telemetry threads delay the exit
+os.environ.setdefault("WHYLOGS_NO_ANALYTICS", "1")  # read once, at import; its telemetry threads delay the exit
 
 import whylogs_sketching  # type: ignore[import-not-found]
 from whylogs.core.metrics import StandardMetric
@@ -35,8 +35,8 @@ from whylogs.core.proto import ChunkHeader, ChunkMessage, DatasetProfileHeader, 
 from whylogs.core.utils import read_delimited_protobuf
 from whylogs.core.view import WHYLOGS_MAGIC_HEADER, ColumnProfileView, DatasetProfileView
 
-KLL_K = 1024                                # whylogs' own: rank error of merged profiles 0.35 %
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)    # a profile belongs to its rows, not to the moment it was made
+KLL_K = 1024  # whylogs' own: rank error of merged profiles 0.35 %
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # a profile belongs to its rows, not to the moment it was made
 
 
 def profile(frame: pd.DataFrame) -> bytes:
@@ -68,8 +68,7 @@ def reference_edges(profile_bytes: bytes, column: str, bins: int) -> tuple[float
     return tuple(edges[np.isfinite(edges) & (edges > kll.get_min_value())].tolist())
 
 
-def sketch(profile_bytes: bytes, column: str, *, edges: Sequence[float] = (),
-           categories: Sequence[str] = ()) -> Sketch:
+def sketch(profile_bytes: bytes, column: str, *, edges: Sequence[float] = (), categories: Sequence[str] = ()) -> Sketch:
     """A column's counts as the profile remembers them: numbers in bins between `edges`, or `categories` and the rest.
 
     Numeric counts are within 0.35 % of the rows; of categories whylogs keeps the most frequent, and only of integers,
@@ -83,14 +82,26 @@ def sketch(profile_bytes: bytes, column: str, *, edges: Sequence[float] = (),
         frequent = view.get_metric("frequent_items")
         seen = {item.value: int(item.est) for item in frequent.strings} if frequent else {}
         known = [seen.get(name, 0) for name in names]
-        return Sketch(name=column, kind="categorical", n=n, missing=missing, categories=(*names, OTHER),
-                      counts=(*known, max(0, n - missing - sum(known))))
+        return Sketch(
+            name=column,
+            kind="categorical",
+            n=n,
+            missing=missing,
+            categories=(*names, OTHER),
+            counts=(*known, max(0, n - missing - sum(known))),
+        )
     kll = _kll(view)
     shares = [0.0] * (len(edges) + 1) if kll is None else kll.get_pmf(list(edges)) if edges else [1.0]
     numbers = 0 if kll is None else kll.get_n()
-    borders = np.rint(np.cumsum(shares) * numbers).astype(int)      # rounding the cdf keeps the total
-    return Sketch(name=column, kind="numeric", n=n, missing=n - numbers, edges=tuple(map(float, edges)),
-                  counts=tuple(np.diff(borders, prepend=0).tolist()))
+    borders = np.rint(np.cumsum(shares) * numbers).astype(int)  # rounding the cdf keeps the total
+    return Sketch(
+        name=column,
+        kind="numeric",
+        n=n,
+        missing=n - numbers,
+        edges=tuple(map(float, edges)),
+        counts=tuple(np.diff(borders, prepend=0).tolist()),
+    )
 
 
 def _bytes(view: Any) -> bytes:
@@ -101,7 +112,7 @@ def _bytes(view: Any) -> bytes:
 
     def sort(message: Any) -> Any:
         end, encoded = stream.tell(), message.SerializeToString(deterministic=True)
-        data[end - len(encoded):end] = encoded
+        data[end - len(encoded) : end] = encoded
         return message
 
     sort(read_delimited_protobuf(stream, DatasetSegmentHeader))
@@ -129,7 +140,7 @@ def _kll(view: Any) -> Any | None:
 def _column(series: pd.Series) -> Any:
     split = _split(series)
     names = ["counts", "types", "cardinality"]
-    names += [] if split.numpy.floats is not None else ["frequent_items"]     # of floats no value is frequent
+    names += [] if split.numpy.floats is not None else ["frequent_items"]  # of floats no value is frequent
     names += [] if split.numpy.ints is None else ["ints"]
     metrics = {name: StandardMetric[name].zero() for name in names}
     for metric in metrics.values():
@@ -168,7 +179,8 @@ def _split_objects(split: Any, present: pd.Series) -> None:
         return
     flags, texts, numbers = (
         present.map(lambda value, kind=kind: isinstance(value, kind)).to_numpy(dtype=bool)
-        for kind in ((bool, np.bool_), str, (Real, Decimal)))
+        for kind in ((bool, np.bool_), str, (Real, Decimal))
+    )
     numbers &= ~flags
     split.bool_count, split.bool_count_where_true = int(flags.sum()), int(present[flags].astype(bool).sum())
     split.pandas.strings, split.pandas.objs = present[texts], present[~flags & ~texts & ~numbers]
@@ -187,8 +199,10 @@ def _distribution(split: Any) -> Any:
     values = np.concatenate([*parts, np.zeros(no), np.ones(yes)]).astype(np.float64)
     finite = values[np.isfinite(values)]
     return DistributionMetric(
-        kll=KllComponent(_quantiles(values)), mean=FractionalComponent(float(finite.mean()) if finite.size else 0.0),
-        m2=FractionalComponent(float(finite.var() * finite.size) if finite.size else 0.0))
+        kll=KllComponent(_quantiles(values)),
+        mean=FractionalComponent(float(finite.mean()) if finite.size else 0.0),
+        m2=FractionalComponent(float(finite.var() * finite.size) if finite.size else 0.0),
+    )
 
 
 def _quantiles(values: NDArray[np.float64]) -> Any:

@@ -50,9 +50,11 @@ def connect(use_case: str, home: Path) -> str:
     if found is not None:
         return str(found.experiment_id)
     local = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("sqlite")
-    return str(mlflow.create_experiment(
-        use_case, artifact_location=(home / "mlflow" / "artifacts" / use_case).as_uri() if local else None
-    ))
+    return str(
+        mlflow.create_experiment(
+            use_case, artifact_location=(home / "mlflow" / "artifacts" / use_case).as_uri() if local else None
+        )
+    )
 
 
 @contextmanager
@@ -181,7 +183,9 @@ def set_aliases(use_case: str, wanted: Mapping[str, str | None]) -> None:
 def release_files(version: Version, target: Path) -> Path:
     """Download the version's release folder (manifest, model, golden rows, reference) below `target`."""
     try:
-        found = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="release", dst_path=str(target))
+        found = mlflow.artifacts.download_artifacts(
+            run_id=version.run_id, artifact_path="release", dst_path=str(target)
+        )
     except (MlflowException, OSError) as error:
         raise StoreError(
             f"version {version.number} has no release folder in run {version.run_id}: {error}. Train it again"

@@ -41,20 +41,23 @@ def read(source: Source, *, time_columns: Sequence[str] = (), max_pages: int = 1
             frame = _http(source, secrets, max_pages)
     except SourceError as error:
         raise SourceError(_clean(str(error), secrets)) from None
-    except Exception as error:                          # whatever a driver raises; its text may hold credentials
-        raise SourceError(f"cannot read {shown(source.url)}: {type(error).__name__}: "
-                          f"{_clean(str(error), secrets)}. {_advice(source)}") from None
+    except Exception as error:  # whatever a driver raises; its text may hold credentials
+        raise SourceError(
+            f"cannot read {shown(source.url)}: {type(error).__name__}: {_clean(str(error), secrets)}. {_advice(source)}"
+        ) from None
     if frame.empty:
         raise SourceError(f"{shown(source.url)} has no rows; check the source, or the day that it is read for")
     if missing := [name for name in time_columns if name not in frame.columns]:
-        raise SourceError(f"{shown(source.url)} has no time column {missing[0]!r}; it has: "
-                          f"{', '.join(map(str, frame.columns))}. Correct the use case's time or the source")
+        raise SourceError(
+            f"{shown(source.url)} has no time column {missing[0]!r}; it has: "
+            f"{', '.join(map(str, frame.columns))}. Correct the use case's time or the source"
+        )
     return frame
 
 
 def shown(url: str) -> str:
     """A URL fit for messages: no password, no query."""
-    url = re.sub(r"//(?:[^/@]*:.*|[^/]*)@", "//***@", url)     # to the last @: a password may hold @ and /
+    url = re.sub(r"//(?:[^/@]*:.*|[^/]*)@", "//***@", url)  # to the last @: a password may hold @ and /
     return re.sub(r"\?.*$", "?...", url, flags=re.DOTALL)
 
 
@@ -74,11 +77,13 @@ def _clean(message: str, secrets: dict[str, str]) -> str:
 
 def _expand(text: str, secrets: dict[str, str]) -> str:
     """Fill in `${NAME}`; what came from the environment or is a password goes to `secrets`, to be hidden later."""
+
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in os.environ:
-            raise SourceError(f"environment variable {name} is not set, but the source's URL, headers or options use "
-                              f"it; set {name}")
+            raise SourceError(
+                f"environment variable {name} is not set, but the source's URL, headers or options use it; set {name}"
+            )
         found = os.environ[name]
         secrets.update({found: match.group(0)} if found else {})
         return found
@@ -116,7 +121,7 @@ def _path(source: PathSource, secrets: dict[str, str]) -> pd.DataFrame:
     url = _expand(source.url, secrets)
     url = _inside_wheel(url) if url.startswith("package://") else url
     files, path = fsspec.core.url_to_fs(url, **_options(source.storage_options, secrets))
-    files.invalidate_cache()                            # fsspec keeps listings for the life of the process
+    files.invalidate_cache()  # fsspec keeps listings for the life of the process
     paths = sorted(files.glob(path)) if "*" in path else [path]
     if not paths or not files.exists(paths[0]):
         raise SourceError(f"{shown(source.url)}: no such file; put it there, or correct the URL")
@@ -132,9 +137,10 @@ def _file(source: PathSource, files: Any, path: str) -> pd.DataFrame:
     if source.format == "text" and not names:
         raise SourceError(f"{shown(source.url)}: a text file has no header; give its column names in `names`")
     with files.open(path, "rb", compression="infer") as stream, warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)     # it announces that surplus fields are lost
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # it announces that surplus fields are lost
         frame: pd.DataFrame = pd.read_csv(
-            stream, dtype=str, keep_default_na=False, skiprows=source.skip_rows, index_col=False, **text, **names)
+            stream, dtype=str, keep_default_na=False, skiprows=source.skip_rows, index_col=False, **text, **names
+        )
     return frame
 
 
@@ -146,9 +152,8 @@ def _sql(source: SqlSource, secrets: dict[str, str]) -> pd.DataFrame:
         raise SourceError(f"{shown(source.url)}: no such database file; SQLite would create an empty one. Correct it")
     options = {"connect_timeout": int(TIMEOUT_S)} if url.get_backend_name() == "postgresql" else {}
     engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options, hide_parameters=True)
-    with engine.connect() as connection:                # integers beside nulls stay exact
-        return pd.read_sql_query(
-            sa.text(source.query), connection, coerce_float=False, dtype_backend="numpy_nullable")
+    with engine.connect() as connection:  # integers beside nulls stay exact
+        return pd.read_sql_query(sa.text(source.query), connection, coerce_float=False, dtype_backend="numpy_nullable")
 
 
 def _http(source: HttpSource, secrets: dict[str, str], max_pages: int) -> pd.DataFrame:
@@ -158,10 +163,12 @@ def _http(source: HttpSource, secrets: dict[str, str], max_pages: int) -> pd.Dat
         for page in _pages(source, client, _expand(source.url, secrets), max_pages):
             found = _at(page, source.records, source)
             if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-                raise SourceError(f"{shown(source.url)}: records {source.records!r} is {type(found).__name__}, not a "
-                                  "list of objects; correct the dotted path `records`")
+                raise SourceError(
+                    f"{shown(source.url)}: records {source.records!r} is {type(found).__name__}, not a "
+                    "list of objects; correct the dotted path `records`"
+                )
             rows += found
-    return pd.DataFrame(rows, dtype=object)             # a null beside integers would make them floats
+    return pd.DataFrame(rows, dtype=object)  # a null beside integers would make them floats
 
 
 def _pages(source: HttpSource, client: httpx.Client, url: str, max_pages: int) -> Iterator[Any]:
@@ -175,12 +182,16 @@ def _pages(source: HttpSource, client: httpx.Client, url: str, max_pages: int) -
             return
         target = httpx.URL(url).join(str(after))
         if (target.scheme, target.netloc) != (home.scheme, home.netloc):
-            raise SourceError(f"{shown(url)}: the next page {shown(str(target))} is on another host, where the headers "
-                              "must not go; declare the source at that host")
+            raise SourceError(
+                f"{shown(url)}: the next page {shown(str(target))} is on another host, where the headers "
+                "must not go; declare the source at that host"
+            )
         url = str(target)
         if url in seen:
-            raise SourceError(f"{shown(source.url)}: page {len(seen)} names a page already read as its next; correct "
-                              "the dotted path `next`")
+            raise SourceError(
+                f"{shown(source.url)}: page {len(seen)} names a page already read as its next; correct "
+                "the dotted path `next`"
+            )
     raise SourceError(f"{shown(source.url)} has more than {max_pages} pages; ask for larger pages or a shorter period")
 
 
@@ -190,8 +201,10 @@ def _at(page: Any, path: str, source: HttpSource, *, optional: bool = False) -> 
             if optional:
                 return None
             has = f"keys {', '.join(page) or 'none'}" if isinstance(page, dict) else f"a {type(page).__name__}"
-            raise SourceError(f"{shown(source.url)}: no {key!r} of path {path!r} in the answer, which has {has}; "
-                              "correct the dotted path")
+            raise SourceError(
+                f"{shown(source.url)}: no {key!r} of path {path!r} in the answer, which has {has}; "
+                "correct the dotted path"
+            )
         page = page[key]
     return page
 

@@ -58,8 +58,16 @@ def write_snapshot(frame: pd.DataFrame, folder: Path, *, meta: dict[str, Any]) -
         if stored["hash"] != full:
             raise StoreError(f"{note} belongs to content {stored['hash']}, not {full}; move that snapshot away")
         return Snapshot(name, path, len(ordered), stored["meta"], created=False)
-    text = json.dumps({"id": name, "hash": full, "rows": len(ordered), "meta": meta,
-                       "columns": {c: str(t) for c, t in ordered.dtypes.items()}}, indent=2)
+    text = json.dumps(
+        {
+            "id": name,
+            "hash": full,
+            "rows": len(ordered),
+            "meta": meta,
+            "columns": {c: str(t) for c, t in ordered.dtypes.items()},
+        },
+        indent=2,
+    )
     if _recorded(path) != full:
         _write_parquet(ordered, path, full)
     _write(note, lambda file: Path(file).write_text(text, encoding="utf-8"))
@@ -77,11 +85,14 @@ def read_snapshot(folder: Path, id: str) -> pd.DataFrame:
         frame = pd.read_parquet(path)
         found = content_hash(frame)
     except (OSError, ValueError, pa.ArrowException, StoreError) as error:
-        raise StoreError(f"{path} cannot be read: {error}. Restore it, or delete it with {note.name} and prepare the "
-                         "data again") from error
+        raise StoreError(
+            f"{path} cannot be read: {error}. Restore it, or delete it with {note.name} and prepare the data again"
+        ) from error
     if found != expected or not expected.startswith(id):
-        raise StoreError(f"{path} was altered: its content is {found[:ID_CHARS]}, its record says "
-                         f"{expected[:ID_CHARS]}. Restore it, or delete it with {note.name} and prepare the data again")
+        raise StoreError(
+            f"{path} was altered: its content is {found[:ID_CHARS]}, its record says "
+            f"{expected[:ID_CHARS]}. Restore it, or delete it with {note.name} and prepare the data again"
+        )
     return frame
 
 
@@ -113,7 +124,7 @@ def _recorded(path: Path) -> str | None:
 
 def _write_parquet(frame: pd.DataFrame, path: Path, full: str) -> None:
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    for position, column in enumerate(table.schema):    # or an all-missing partition disagrees with its siblings
+    for position, column in enumerate(table.schema):  # or an all-missing partition disagrees with its siblings
         if pa.types.is_null(column.type):
             table = table.set_column(position, column.name, table.column(position).cast(pa.string()))
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), CONTENT: full.encode()})
@@ -157,7 +168,7 @@ def _hashed(columns: list[_Column]) -> str:
             text = pa.array(column.values, type=pa.large_string())
             offsets = np.frombuffer(text.buffers()[1], dtype="<i8", count=rows + 1)
             digest.update(np.diff(offsets).astype("<i8").tobytes())
-            digest.update(bytes(text.buffers()[2] or b"")[:offsets[-1]])
+            digest.update(bytes(text.buffers()[2] or b"")[: offsets[-1]])
         else:
             digest.update(np.ascontiguousarray(column.values).tobytes())
     return digest.hexdigest()
@@ -185,7 +196,7 @@ def _column(name: str, series: "pd.Series[Any]") -> _Column:
         width = str(series.dtype).lower().removesuffix("[pyarrow]")
         plain = np.dtype("bool" if kind == "b" else {"double": "float64", "float": "float32"}.get(width, width))
         values = series.to_numpy(dtype=plain, na_value=plain.type(0)).astype(plain.newbyteorder("<"))
-        values = values + 0 if kind == "f" else values          # -0.0 becomes 0.0
+        values = values + 0 if kind == "f" else values  # -0.0 becomes 0.0
         values[missing] = 0
         return _Column(name, str(plain), missing, values, values)
     if kind == "M":
@@ -195,8 +206,10 @@ def _column(name: str, series: "pd.Series[Any]") -> _Column:
         return _Column(name, "time UTC" if aware else "time", missing, values, values)
     if pd.api.types.infer_dtype(series, skipna=True) not in ("string", "empty"):
         found = sorted({type(value).__name__ for value in series.dropna()})
-        raise StoreError(f"column {name!r} holds {', '.join(found) or series.dtype}; only numbers, booleans, text and "
-                         "times can be kept. Parse it with a contract first")
+        raise StoreError(
+            f"column {name!r} holds {', '.join(found) or series.dtype}; only numbers, booleans, text and "
+            "times can be kept. Parse it with a contract first"
+        )
     codes, unique = pd.factorize(series.astype(object), sort=True)
     texts = np.append(np.asarray(unique, dtype=object), "")[codes]
     return _Column(name, "str", missing, texts, codes)

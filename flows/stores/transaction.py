@@ -25,9 +25,9 @@ class Transaction:
     version: str
     reason: str
     at: str
-    aliases: dict[str, str | None]          # wanted afterwards
+    aliases: dict[str, str | None]  # wanted afterwards
     aliases_before: dict[str, str | None]
-    champion_before: str | None             # release tag
+    champion_before: str | None  # release tag
     bento: str = ""
     committed: bool = False
 
@@ -79,9 +79,18 @@ def record(home: Path, pending: Transaction) -> None:
     registry.tag(pending.use_case, pending.version, release=pending.release, bento=pending.bento)
     lines = history.read(home, pending.use_case)
     if not any(line.get("transaction") == _key(pending) for line in lines):
-        history.append(home, pending.use_case, pending.action, at=datetime.fromisoformat(pending.at),
-                       transaction=_key(pending), version=pending.version, release=pending.release,
-                       bento=pending.bento, previous=pending.aliases_before.get("champion"), reason=pending.reason)
+        history.append(
+            home,
+            pending.use_case,
+            pending.action,
+            at=datetime.fromisoformat(pending.at),
+            transaction=_key(pending),
+            version=pending.version,
+            release=pending.release,
+            bento=pending.bento,
+            previous=pending.aliases_before.get("champion"),
+            reason=pending.reason,
+        )
     path(home, pending.use_case).unlink(missing_ok=True)
 
 
@@ -93,8 +102,15 @@ def revert(home: Path, pending: Transaction, why: str) -> None:
     else:
         rollout.write(file, arms(pending.champion_before))
     registry.set_aliases(pending.use_case, pending.aliases_before)
-    history.append(home, pending.use_case, "reverted", at=datetime.fromisoformat(pending.at), version=pending.version,
-                   release=pending.release, reason=why)
+    history.append(
+        home,
+        pending.use_case,
+        "reverted",
+        at=datetime.fromisoformat(pending.at),
+        version=pending.version,
+        release=pending.release,
+        reason=why,
+    )
     path(home, pending.use_case).unlink(missing_ok=True)
 
 
@@ -118,6 +134,11 @@ def recover(home: Path, use_case: str) -> str | None:
 def describe(pending: Transaction) -> dict[str, Any]:
     """The outcome of a finished transaction."""
     return {
-        "use_case": pending.use_case, "action": pending.action, "release": pending.release, "version": pending.version,
-        "bento": pending.bento, "previous": pending.aliases_before.get("champion"), "reason": pending.reason,
+        "use_case": pending.use_case,
+        "action": pending.action,
+        "release": pending.release,
+        "version": pending.version,
+        "bento": pending.bento,
+        "previous": pending.aliases_before.get("champion"),
+        "reason": pending.reason,
     }

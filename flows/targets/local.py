@@ -25,8 +25,15 @@ def ensure(chosen: Settings, use_case: str, bento: str | None = None) -> Process
     if (alive := processes.running(home, name)) is None:
         port = processes.free_port(chosen.service_port, chosen.host)
         command = [
-            sys.executable, "-m", "bentoml", "serve", bento or "bentos.service:Service",
-            "--host", chosen.host, "--port", str(port),
+            sys.executable,
+            "-m",
+            "bentoml",
+            "serve",
+            bento or "bentos.service:Service",
+            "--host",
+            chosen.host,
+            "--port",
+            str(port),
         ]
         # BentoML empties the metrics of every server that shares its home, so each server has its own below ours
         env = {**defaults(home), "BENTOFLOW_USE_CASE": use_case}
@@ -57,7 +64,8 @@ def smoke(url: str, entity: str, folder: Path, release: str, *, arm: str, second
     for i, (answer, expected) in enumerate(zip(answers, golden["scores"], strict=True)):
         if answer.get("probability") != expected:
             raise ReleaseError(
-                f"golden row {i} of {release}: the service answers {answer.get('probability', answer)}, training said {expected}. "
+                f"golden row {i} of {release}: the service answers {answer.get('probability', answer)}, "
+                f"training said {expected}. "
                 "Nothing was released; compare the versions of onnxruntime"
             )
     return len(answers)

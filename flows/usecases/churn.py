@@ -22,16 +22,18 @@ def build_features(events: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
     first, last = by_user["purchased_at"].min(), by_user["purchased_at"].max()
     count = by_user.size().astype("float64")
     tenure = (as_of - first).dt.total_seconds() / 86_400 / DAYS_PER_MONTH
-    return pd.DataFrame({
-        "total_purchases": count,
-        "avg_purchase_amount": by_user["amount"].mean(),
-        "avg_items": by_user["items"].mean(),
-        "tenure_months": tenure,
-        "recency_days": (as_of - last).dt.total_seconds() / 86_400,
-        "purchase_frequency": count / np.maximum(tenure, 1.0),
-        "purchases_90d": recent.size().reindex(count.index, fill_value=0).astype("float64"),
-        "spend_90d": recent["amount"].sum().reindex(count.index, fill_value=0.0),
-    }).reset_index()
+    return pd.DataFrame(
+        {
+            "total_purchases": count,
+            "avg_purchase_amount": by_user["amount"].mean(),
+            "avg_items": by_user["items"].mean(),
+            "tenure_months": tenure,
+            "recency_days": (as_of - last).dt.total_seconds() / 86_400,
+            "purchase_frequency": count / np.maximum(tenure, 1.0),
+            "purchases_90d": recent.size().reindex(count.index, fill_value=0).astype("float64"),
+            "spend_90d": recent["amount"].sum().reindex(count.index, fill_value=0.0),
+        }
+    ).reset_index()
 
 
 def build_labels(events: pd.DataFrame, entities: pd.Series, cutoff: pd.Timestamp) -> pd.Series:
@@ -70,8 +72,14 @@ USE_CASE = UseCase(
     horizon_days=HORIZON_DAYS,
     first_cutoff="1997-04-01",
     log_features=(
-        "total_purchases", "avg_purchase_amount", "avg_items", "tenure_months", "recency_days",
-        "purchase_frequency", "purchases_90d", "spend_90d",
+        "total_purchases",
+        "avg_purchase_amount",
+        "avg_items",
+        "tenure_months",
+        "recency_days",
+        "purchase_frequency",
+        "purchases_90d",
+        "spend_90d",
     ),
     gates=GateRules(min_roc_auc=0.75, min_average_precision=0.90, min_precision=0.85, min_recall=0.90),
     drift=DriftRules(cooldown_days=HORIZON_DAYS),

@@ -9,7 +9,7 @@ import pandas as pd
 
 @dataclass(frozen=True, kw_only=True)
 class PathSource:
-    """A table in a file: a local path, any fsspec URL (`s3://…`) or `package://<module>/<file>` inside an installed wheel.
+    """A table in a file: a path, any fsspec URL (`s3://…`), or `package://<module>/<file>` inside an installed wheel.
 
     `text` is white-space separated without a header. `${NAME}` in the URL is read from the environment.
     """
@@ -95,17 +95,17 @@ class GateRules:
     min_recall: float
     min_brier_skill: float = 0.0
     max_calibration_error: float = 0.05
-    max_single_feature_auc: float = 0.97    # above this one column tells the label by itself: a leak
-    max_roc_auc: float = 0.98               # too good to be true for behaviour that is not determined by the past
-    min_gain: float = 0.002                 # of Brier skill over the champion on the same rows
-    max_loss: float = 0.01                  # of Brier skill against the champion: the interval must exclude more
+    max_single_feature_auc: float = 0.97  # above this one column tells the label by itself: a leak
+    max_roc_auc: float = 0.98  # too good to be true for behaviour that is not determined by the past
+    min_gain: float = 0.002  # of Brier skill over the champion on the same rows
+    max_loss: float = 0.01  # of Brier skill against the champion: the interval must exclude more
     min_slice_rows: int = 200
     min_slice_auc: float = 0.55
-    max_slice_loss: float = 0.05            # of ROC AUC against the champion in any slice
-    max_group_gap: float = 0.2              # of positive rate between groups of the sensitive column
-    max_latency_us: float = 5_000.0         # per single row through the exported model
-    max_parity: float = 1e-5                # largest difference of exported and fitted scores
-    max_test_age_days: int = 200            # from the test cut-off to the day of training
+    max_slice_loss: float = 0.05  # of ROC AUC against the champion in any slice
+    max_group_gap: float = 0.2  # of positive rate between groups of the sensitive column
+    max_latency_us: float = 5_000.0  # per single row through the exported model
+    max_parity: float = 1e-5  # largest difference of exported and fitted scores
+    max_test_age_days: int = 200  # from the test cut-off to the day of training
     confidence: float = 0.95
     bootstrap: int = 500
 
@@ -115,12 +115,12 @@ class DriftRules:
     """When a window of answers counts as drifted against the release's reference."""
 
     min_rows: int = 500
-    max_psi: float = 0.2                    # the usual "significant shift" of credit scoring (Siddiqi 2006)
+    max_psi: float = 0.2  # the usual "significant shift" of credit scoring (Siddiqi 2006)
     max_ks: float = 0.15
     max_missing_change: float = 0.05
     max_unseen_share: float = 0.02
     min_drifted_columns: int = 1
-    cooldown_days: int = 7                  # between trainings that drift starts; the label's horizon is a good choice
+    cooldown_days: int = 7  # between trainings that drift starts; the label's horizon is a good choice
     bins: int = 10
 
 
@@ -149,13 +149,14 @@ class UseCase:
     label: str
     horizon_days: int
     first_cutoff: str
-    grid: str = "MS"                        # pandas frequency of feature rows and of cut-offs
+    grid: str = "MS"  # pandas frequency of feature rows and of cut-offs
     log_features: tuple[str, ...] = ()
     estimators: tuple[str, ...] = ("logistic_regression", "random_forest", "hist_gradient_boosting")  # simplest first
     trials: int = 12
     max_search_rows: int = 12_000
-    gates: GateRules = field(default_factory=lambda: GateRules(
-        min_roc_auc=0.7, min_average_precision=0.5, min_precision=0.5, min_recall=0.5))
+    gates: GateRules = field(
+        default_factory=lambda: GateRules(min_roc_auc=0.7, min_average_precision=0.5, min_precision=0.5, min_recall=0.5)
+    )
     drift: DriftRules = field(default_factory=DriftRules)
     slices: tuple[Slice, ...] = ()
     sensitive: str | None = None

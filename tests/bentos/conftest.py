@@ -29,7 +29,7 @@ from bentos.runtime.scorer import Scorer
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2024, 6, 10, tzinfo=UTC)
 NAMES = ("recency", "spend", "visits")
-FRESH, OLD, HALF, NULLS, UNKNOWN = 1, 2, 3, 4, 999      # entities of the feature store below
+FRESH, OLD, HALF, NULLS, UNKNOWN = 1, 2, 3, 4, 999  # entities of the feature store below
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -41,9 +41,10 @@ def to_onnx(model: Any, width: int) -> bytes:
     from skl2onnx.common.data_types import FloatTensorType
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # protobuf deprecates numpy integers, which the tree converter passes
-        graph = convert_sklearn(model, initial_types=[("x", FloatTensorType([None, width]))],
-                                options={id(model): {"zipmap": False}})
+        warnings.simplefilter("ignore")  # protobuf deprecates numpy integers, which the tree converter passes
+        graph = convert_sklearn(
+            model, initial_types=[("x", FloatTensorType([None, width]))], options={id(model): {"zipmap": False}}
+        )
     return bytes(graph.SerializeToString())
 
 
@@ -60,13 +61,27 @@ def fit(*, seed: int = 0, sign: float = 1.0) -> bytes:
 def make_manifest(**changes: Any) -> Manifest:
     """A promoted manifest over the three features of the test feature store."""
     given: dict[str, Any] = {
-        "use_case": "churn", "entity": "user_id", "feature_service": "test_v1",
-        "features": (Feature(name="recency", fill=30.0, mean=40.0, scale=20.0),
-                     Feature(name="spend", fill=50.0, mean=3.5, scale=1.2, log=True),
-                     Feature(name="visits", fill=2.0, mean=2.5, scale=1.5)),
-        "threshold": 0.5, "risks": ("Low", "High"), "stale": "flag", "engine": "onnx",
-        "estimator": "logistic_regression", "run_id": "r", "as_of": "2024-06-01", "snapshot": "s", "commit": "c",
-        "lock": "l", "seed": 7, "verdict": "PROMOTE"}
+        "use_case": "churn",
+        "entity": "user_id",
+        "feature_service": "test_v1",
+        "features": (
+            Feature(name="recency", fill=30.0, mean=40.0, scale=20.0),
+            Feature(name="spend", fill=50.0, mean=3.5, scale=1.2, log=True),
+            Feature(name="visits", fill=2.0, mean=2.5, scale=1.5),
+        ),
+        "threshold": 0.5,
+        "risks": ("Low", "High"),
+        "stale": "flag",
+        "engine": "onnx",
+        "estimator": "logistic_regression",
+        "run_id": "r",
+        "as_of": "2024-06-01",
+        "snapshot": "s",
+        "commit": "c",
+        "lock": "l",
+        "seed": 7,
+        "verdict": "PROMOTE",
+    }
     return Manifest(**(given | changes))
 
 
@@ -99,7 +114,8 @@ class StoredReader:
             FRESH: ([12.0, 80.0, 3.0], [day, day - 86_400]),
             OLD: ([200.0, 5.0, 1.0], [day - 40 * 86_400, day - 40 * 86_400]),
             HALF: ([33.0, 20.0, np.nan], [day, 0]),
-            NULLS: ([np.nan, np.nan, np.nan], [day, day])}
+            NULLS: ([np.nan, np.nan, np.nan], [day, day]),
+        }
 
     def read(self, ids: Any, now: datetime) -> FeatureRows:
         """The stored rows at `now`."""
@@ -145,24 +161,41 @@ def fill_store(home: Path, *, extra: range = range(5, 400)) -> None:
         day = pd.Timestamp(NOW) - pd.Timedelta(days=1)
         ids = [FRESH, OLD, HALF, NULLS, *extra]
         old = {OLD: day - pd.Timedelta(days=40)}
-        frame = pd.DataFrame({
-            "user_id": ids, "event_timestamp": [old.get(i, day) for i in ids],
-            "recency": [12.0, 200.0, 33.0, None] + [float(i % 90) for i in extra],
-            "spend": [80.0, 5.0, 20.0, None] + [float(i) for i in extra]})
-        visits = pd.DataFrame({
-            "user_id": ids, "event_timestamp": [old.get(i, day - pd.Timedelta(days=1)) for i in ids],
-            "visits": pd.array([3, 1, 0, None] + [i % 9 for i in extra], dtype="Int64")}).query(f"user_id != {HALF}")
+        frame = pd.DataFrame(
+            {
+                "user_id": ids,
+                "event_timestamp": [old.get(i, day) for i in ids],
+                "recency": [12.0, 200.0, 33.0, None] + [float(i % 90) for i in extra],
+                "spend": [80.0, 5.0, 20.0, None] + [float(i) for i in extra],
+            }
+        )
+        visits = pd.DataFrame(
+            {
+                "user_id": ids,
+                "event_timestamp": [old.get(i, day - pd.Timedelta(days=1)) for i in ids],
+                "visits": pd.array([3, 1, 0, None] + [i % 9 for i in extra], dtype="Int64"),
+            }
+        ).query(f"user_id != {HALF}")
         home.mkdir(parents=True, exist_ok=True)
         frame.to_parquet(home / "behaviour.parquet", coerce_timestamps="us")
         visits.to_parquet(home / "visits.parquet", coerce_timestamps="us")
         user = Entity(name="customer", join_keys=["user_id"], value_type=ValueType.INT64)
         views = [
-            FeatureView(name="behaviour", entities=[user], ttl=timedelta(days=30),
-                        schema=[Field(name="spend", dtype=Float64), Field(name="recency", dtype=Float64)],
-                        source=FileSource(path=str(home / "behaviour.parquet"), timestamp_field="event_timestamp")),
-            FeatureView(name="visits", entities=[user], ttl=timedelta(days=90),
-                        schema=[Field(name="visits", dtype=Int64)],
-                        source=FileSource(path=str(home / "visits.parquet"), timestamp_field="event_timestamp"))]
+            FeatureView(
+                name="behaviour",
+                entities=[user],
+                ttl=timedelta(days=30),
+                schema=[Field(name="spend", dtype=Float64), Field(name="recency", dtype=Float64)],
+                source=FileSource(path=str(home / "behaviour.parquet"), timestamp_field="event_timestamp"),
+            ),
+            FeatureView(
+                name="visits",
+                entities=[user],
+                ttl=timedelta(days=90),
+                schema=[Field(name="visits", dtype=Int64)],
+                source=FileSource(path=str(home / "visits.parquet"), timestamp_field="event_timestamp"),
+            ),
+        ]
         (home / "feast").mkdir(exist_ok=True)
         store = FeatureStore(config=repo_config(home))
         store.apply([user, *views, FeatureService(name="test_v1", features=views)])
@@ -213,19 +246,29 @@ def answers(url: str, path: str = "/livez") -> bool:
 
 def save_release(bentoml_home: Path, folder: Path, tag: str) -> str:
     """Put a release folder into a BentoML model store, as the release step does."""
-    code = ("import bentoml, shutil, sys\n"
-            "with bentoml.models.create(sys.argv[1], module='bentoflow') as ref:\n"
-            "    shutil.copytree(sys.argv[2], ref.path, dirs_exist_ok=True)\n")
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code, tag, str(folder)], check=True, cwd=ROOT,
-                   env=server_env(bentoml_home.parent, bentoml_home))
+    code = (
+        "import bentoml, shutil, sys\n"
+        "with bentoml.models.create(sys.argv[1], module='bentoflow') as ref:\n"
+        "    shutil.copytree(sys.argv[2], ref.path, dirs_exist_ok=True)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, tag, str(folder)],
+        check=True,
+        cwd=ROOT,
+        env=server_env(bentoml_home.parent, bentoml_home),
+    )
     return tag
 
 
 def server_env(home: Path, bentoml_home: Path) -> dict[str, str]:
     """The environment of a spawned server."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PROMETHEUS_MULTIPROC_DIR", "BENTOFLOW_RELEASE")}
-    return kept | {"BENTOFLOW_HOME": str(home), "BENTOML_HOME": str(bentoml_home), "BENTOML_DO_NOT_TRACK": "True",
-                   "DO_NOT_TRACK": "true"}
+    return kept | {
+        "BENTOFLOW_HOME": str(home),
+        "BENTOML_HOME": str(bentoml_home),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "DO_NOT_TRACK": "true",
+    }
 
 
 @contextmanager
@@ -238,8 +281,12 @@ def serving(home: Path, bentoml_home: Path, *, log: Path, env: dict[str, str] | 
     with log.open("wb") as out:
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("bentoml")), "serve", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            env=server_env(home, bentoml_home) | (env or {}))
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=server_env(home, bentoml_home) | (env or {}),
+        )
     server = Server(f"http://127.0.0.1:{port}", home, bentoml_home, process, log)
     try:
         wait_for(lambda: process.poll() is not None or answers(server.url), what=f"server start (log {log})")
@@ -258,5 +305,3 @@ def serving(home: Path, bentoml_home: Path, *, log: Path, env: dict[str, str] | 
 def set_clock(home: Path) -> None:
     """Let the domain's time be NOW."""
     clock.write(home, "churn", NOW)
-
-

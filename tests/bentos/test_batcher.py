@@ -38,6 +38,7 @@ async def held(gate: Gate, **limits) -> tuple[Batcher, "asyncio.Task"]:
 
 def test_what_arrives_while_a_batch_runs_is_the_next_batch():
     """One batch runs, the next gathers, and each caller gets its own results in order."""
+
     async def main():
         gate = Gate()
         batcher, first = await held(gate)
@@ -48,11 +49,13 @@ def test_what_arrives_while_a_batch_runs_is_the_next_batch():
         assert await asyncio.gather(*others) == [[f"{i}!", f"{i + 100}!"] for i in range(5)]
         assert [len(b) for b in gate.batches] == [1, 10]
         await batcher.stop()
+
     run(main())
 
 
 def test_a_large_request_is_cut_and_does_not_keep_others_waiting():
     """A caller with many rows shares the batches with one that came later."""
+
     async def main():
         gate = Gate()
         batcher, first = await held(gate, max_rows=4)
@@ -66,11 +69,13 @@ def test_a_large_request_is_cut_and_does_not_keep_others_waiting():
         assert await large == [f"{i}!" for i in range(20)]
         assert max(len(b) for b in gate.batches) == 4
         await batcher.stop()
+
     run(main())
 
 
 def test_a_full_queue_refuses_at_once():
     """More rows than the queue holds are Overloaded, and those that wait are still answered."""
+
     async def main():
         gate = Gate()
         batcher, _ = await held(gate, max_queued=3)
@@ -82,11 +87,13 @@ def test_a_full_queue_refuses_at_once():
         assert await waiting == ["1!", "2!", "3!"]
         assert await batcher.submit([5]) == ["5!"]
         await batcher.stop()
+
     run(main())
 
 
 def test_cancelled_requests_are_never_run_and_free_their_place():
     """A caller that has gone costs nothing."""
+
     async def main():
         gate = Gate()
         batcher, _ = await held(gate)
@@ -101,11 +108,13 @@ def test_cancelled_requests_are_never_run_and_free_their_place():
         assert "gone" not in gate.batches[1]
         assert batcher.queued == 0
         await batcher.stop()
+
     run(main())
 
 
 def test_an_exception_fails_only_its_own_batch():
     """The callers of the failed batch get the exception, the next batch runs."""
+
     async def main():
         gate = Gate()
         gate.open.set()
@@ -115,11 +124,13 @@ def test_an_exception_fails_only_its_own_batch():
             await batcher.submit(["poison"])
         assert await batcher.submit(["fine"]) == ["fine!"]
         await batcher.stop()
+
     run(main())
 
 
 def test_stopping_answers_what_waits_and_refuses_what_comes():
     """A clean shutdown loses nothing that was accepted and leaves no thread behind."""
+
     async def main():
         gate = Gate()
         batcher, first = await held(gate)
@@ -132,16 +143,19 @@ def test_stopping_answers_what_waits_and_refuses_what_comes():
         gate.open.set()
         await stopping
         assert (await first, await waiting) == (["first!"], ["1!"])
+
     run(main())
     assert not [t for t in threading.enumerate() if t.name.startswith("batch")]
 
 
 def test_a_batch_function_with_too_few_results_is_an_error():
     """Results are never shifted to the wrong row."""
+
     async def main():
         batcher = Batcher(lambda items: items[1:])
         batcher.start()
         with pytest.raises(RuntimeError, match="2 rows gave 1 results"):
             await batcher.submit([1, 2])
         await batcher.stop()
+
     run(main())

@@ -16,8 +16,10 @@ from bentos.runtime.journal import Journal, JournalError
 
 
 def records(count: int, start: int = 0) -> list[dict]:
-    return [{"request_id": f"{i}", "time": f"2024-01-{1 + i % 28:02d}T00:00:00+00:00", "smoke": False,
-             "note": "x" * 50} for i in range(start, start + count)]
+    return [
+        {"request_id": f"{i}", "time": f"2024-01-{1 + i % 28:02d}T00:00:00+00:00", "smoke": False, "note": "x" * 50}
+        for i in range(start, start + count)
+    ]
 
 
 def ids(folder: Path) -> list[str]:
@@ -101,8 +103,10 @@ def test_a_segment_renamed_while_it_is_listed_is_still_read(tmp_path):
 def test_threads_never_mix_their_lines(tmp_path):
     """Many threads append at once and every record comes back whole, exactly once."""
     book = Journal(tmp_path, max_bytes=20_000)
-    threads = [threading.Thread(target=lambda k=k: [book.append(records(5, k * 1000 + i * 5)) for i in range(40)])
-               for k in range(8)]
+    threads = [
+        threading.Thread(target=lambda k=k: [book.append(records(5, k * 1000 + i * 5)) for i in range(40)])
+        for k in range(8)
+    ]
     for t in threads:
         t.start()
     for t in threads:
@@ -114,8 +118,13 @@ def test_threads_never_mix_their_lines(tmp_path):
 def tiny_disk(folder: Path) -> Iterator[None]:
     """A file system of 64 kB, or a limit on file size where mounting is not allowed."""
     folder.mkdir()
-    mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode == 0
+    mounted = (
+        os.geteuid() == 0
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True
+        ).returncode
+        == 0
+    )
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     if not mounted:
         resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, hard))

@@ -13,8 +13,9 @@ from .conftest import FRESH, HALF, NAMES, NOW, NULLS, OLD, ROOT, UNKNOWN
 @pytest.fixture(scope="module")
 def reader(feast_root):
     """A reader of the test store in an order of names that is not Feast's."""
-    return FeatureReader.open(feast_root / ".bentoflow", entity="user_id", feature_service="test_v1", names=NAMES,
-                              root=feast_root)
+    return FeatureReader.open(
+        feast_root / ".bentoflow", entity="user_id", feature_service="test_v1", names=NAMES, root=feast_root
+    )
 
 
 def test_values_come_in_the_order_of_names_and_of_entities(reader):
@@ -68,16 +69,24 @@ def test_online_equals_the_offline_join_at_any_time(reader, feast_root):
     import warnings
 
     import pandas as pd
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from feast import FeatureStore
+
         store = FeatureStore(config=repo_config(feast_root / ".bentoflow", root=feast_root))
         for age in (0, 29, 30, 60, 89, 90, 200):
             now = NOW + timedelta(days=age)
             ids = [FRESH, OLD, HALF, NULLS, 50]
-            joined = store.get_historical_features(
-                entity_df=pd.DataFrame({"user_id": ids, "event_timestamp": pd.Timestamp(now)}),
-                features=store.get_feature_service("test_v1")).to_df().set_index("user_id").loc[ids, list(NAMES)]
+            joined = (
+                store.get_historical_features(
+                    entity_df=pd.DataFrame({"user_id": ids, "event_timestamp": pd.Timestamp(now)}),
+                    features=store.get_feature_service("test_v1"),
+                )
+                .to_df()
+                .set_index("user_id")
+                .loc[ids, list(NAMES)]
+            )
             np.testing.assert_array_equal(reader.read(ids, now).values, joined.to_numpy(dtype=float))
 
 
@@ -94,10 +103,14 @@ def test_no_entities_are_no_rows(reader):
     assert reader.read([], NOW).values.shape == (0, 3)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"names": ("recency", "age")}, "has no age; it has"),
-    ({"feature_service": "nope"}, "feature service 'nope'"),
-    ({"entity": "card_id"}, "join key 'card_id'")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ("recency", "age")}, "has no age; it has"),
+        ({"feature_service": "nope"}, "feature service 'nope'"),
+        ({"entity": "card_id"}, "join key 'card_id'"),
+    ],
+)
 def test_what_the_store_lacks_is_named(feast_root, changes, message):
     """A release that reads what is not there is refused when it is opened, not at the first request."""
     asked = {"entity": "user_id", "feature_service": "test_v1", "names": NAMES} | changes

@@ -25,16 +25,22 @@ class Desk:
 
     def __init__(self, home: Path, model: bytes) -> None:
         self.home, self.model, self.reader = home, model, StoredReader()
-        self.predictor = Predictor("churn", home, lambda tag: home / "releases" / tag.replace(":", "-"),
-                                   open_reader=lambda manifest: self.reader)
+        self.predictor = Predictor(
+            "churn",
+            home,
+            lambda tag: home / "releases" / tag.replace(":", "-"),
+            open_reader=lambda manifest: self.reader,
+        )
         set_clock(home)
 
     def release(self, tag: str = "churn:v1", **changes) -> Path:
         return make_release(self.home / "releases" / tag.replace(":", "-"), **({"model": self.model} | changes))
 
     def put(self, **arms: str) -> None:
-        rollout.write(rollout.rollout_path(self.home, "churn"),
-                      Rollout(tuple(Arm(n, tag, rollout.WEIGHTS[n]) for n, tag in arms.items())))
+        rollout.write(
+            rollout.rollout_path(self.home, "churn"),
+            Rollout(tuple(Arm(n, tag, rollout.WEIGHTS[n]) for n, tag in arms.items())),
+        )
 
     def ask(self, *rows, **how):
         async def main():
@@ -43,6 +49,7 @@ class Desk:
                 return await self.predictor.answer(rows, **how)
             finally:
                 await self.predictor.stop()
+
         return asyncio.run(asyncio.wait_for(main(), 60))
 
     def journalled(self) -> list[dict]:
@@ -66,20 +73,42 @@ def champion(desk):
 def test_an_answer_says_what_it_was_decided_on_and_is_in_the_journal(champion):
     """The journal's record has everything of the answer, the threshold, both times and where the values came from."""
     [answer] = champion.ask({"user_id": FRESH})
-    assert answer.dump().keys() == {"request_id", "user_id", "probability", "risk", "features", "event_time", "stale",
-                                    "model_version", "release", "arm"}
+    assert answer.dump().keys() == {
+        "request_id",
+        "user_id",
+        "probability",
+        "risk",
+        "features",
+        "event_time",
+        "stale",
+        "model_version",
+        "release",
+        "arm",
+    }
     assert (answer.features, answer.stale, answer.model_version, answer.arm) == (GIVEN, False, "1", "champion")
     [record] = champion.journalled()
     assert record == {
-        "request_id": answer.request_id, "time": NOW.isoformat(), "wall": record["wall"], "entity": FRESH,
-        "features": GIVEN, "event_time": "2024-06-08T00:00:00+00:00", "source": "online", "state": "ok",
-        "score": answer.probability, "decision": answer.risk, "threshold": 0.5, "arm": "champion",
-        "release": "v1-churn-v1", "model_version": "1", "smoke": False}
+        "request_id": answer.request_id,
+        "time": NOW.isoformat(),
+        "wall": record["wall"],
+        "entity": FRESH,
+        "features": GIVEN,
+        "event_time": "2024-06-08T00:00:00+00:00",
+        "source": "online",
+        "state": "ok",
+        "score": answer.probability,
+        "decision": answer.risk,
+        "threshold": 0.5,
+        "arm": "champion",
+        "release": "v1-churn-v1",
+        "model_version": "1",
+        "smoke": False,
+    }
 
 
 def test_given_features_answer_exactly_as_stored_ones(champion):
     """The same values give the same bits, wherever they come from and in whatever batch."""
-    single, = champion.ask({"user_id": FRESH})
+    (single,) = champion.ask({"user_id": FRESH})
     champion.predictor = Desk(champion.home, champion.model).predictor
     given, stored, _ = champion.ask({"user_id": 5, "features": GIVEN}, {"user_id": FRESH}, {"user_id": OLD})
     assert given.probability == single.probability == stored.probability
@@ -92,9 +121,17 @@ def test_stale_features_are_filled_and_flagged_by_policy(desk, policy, stale, us
     """`default` fills medians and notes it in the journal only; `flag` says so in the answer too."""
     desk.release(stale=policy)
     desk.put(champion="churn:v1")
-    answer, filled = desk.ask({"user_id": user}, {"user_id": 5, "features": {
-        "recency": 33.0 if user == HALF else None, "spend": 20.0 if user == HALF else None,
-        "visits": None if user == HALF else 1.0}})
+    answer, filled = desk.ask(
+        {"user_id": user},
+        {
+            "user_id": 5,
+            "features": {
+                "recency": 33.0 if user == HALF else None,
+                "spend": 20.0 if user == HALF else None,
+                "visits": None if user == HALF else 1.0,
+            },
+        },
+    )
     assert answer.stale is stale
     assert answer.probability == filled.probability
     assert desk.journalled()[0]["state"] == state
@@ -121,20 +158,29 @@ def test_a_null_that_the_store_knows_is_filled_without_a_flag(champion):
     assert champion.journalled()[0]["state"] == "ok"
 
 
-@pytest.mark.parametrize(("row", "status", "field", "says"), [
-    ({"user_id": UNKNOWN}, 404, None, "no user_id 999 in the feature store"),
-    ({"user_id": -1}, 422, "user_id", "user_id is -1"),
-    ({"user_id": True}, 422, "user_id", "user_id is True"),
-    ({"user_id": 2**63}, 422, "user_id", "whole number"),
-    ({}, 422, "user_id", "user_id is None"),
-    ({"user_id": 1, "features": {**GIVEN, "visits": math.nan}}, 422, "features.visits", "visits is nan"),
-    ({"user_id": 1, "features": {**GIVEN, "spend": math.inf}}, 422, "features.spend", "spend is inf"),
-    ({"user_id": 1, "features": {**GIVEN, "recency": 1e300}}, 422, "features.recency", "recency is 1e+300: too large"),
-    ({"user_id": 1, "features": {**GIVEN, "recency": 10**400}}, 422, "features.recency", "too large"),
-    ({"user_id": 1, "features": {**GIVEN, "recency": "x"}}, 422, "features.recency", "recency is 'x'"),
-    ({"user_id": 1, "features": {**GIVEN, "recency": True}}, 422, "features.recency", "recency is True"),
-    ({"user_id": 1, "features": {**GIVEN, "age": 3}}, 422, "features.age", "unknown: age"),
-    ({"user_id": 1, "features": {"recency": 1}}, 422, "features.spend", "missing: spend, visits")])
+@pytest.mark.parametrize(
+    ("row", "status", "field", "says"),
+    [
+        ({"user_id": UNKNOWN}, 404, None, "no user_id 999 in the feature store"),
+        ({"user_id": -1}, 422, "user_id", "user_id is -1"),
+        ({"user_id": True}, 422, "user_id", "user_id is True"),
+        ({"user_id": 2**63}, 422, "user_id", "whole number"),
+        ({}, 422, "user_id", "user_id is None"),
+        ({"user_id": 1, "features": {**GIVEN, "visits": math.nan}}, 422, "features.visits", "visits is nan"),
+        ({"user_id": 1, "features": {**GIVEN, "spend": math.inf}}, 422, "features.spend", "spend is inf"),
+        (
+            {"user_id": 1, "features": {**GIVEN, "recency": 1e300}},
+            422,
+            "features.recency",
+            "recency is 1e+300: too large",
+        ),
+        ({"user_id": 1, "features": {**GIVEN, "recency": 10**400}}, 422, "features.recency", "too large"),
+        ({"user_id": 1, "features": {**GIVEN, "recency": "x"}}, 422, "features.recency", "recency is 'x'"),
+        ({"user_id": 1, "features": {**GIVEN, "recency": True}}, 422, "features.recency", "recency is True"),
+        ({"user_id": 1, "features": {**GIVEN, "age": 3}}, 422, "features.age", "unknown: age"),
+        ({"user_id": 1, "features": {"recency": 1}}, 422, "features.spend", "missing: spend, visits"),
+    ],
+)
 def test_one_bad_row_gets_its_own_error_and_its_neighbours_their_answers(champion, row, status, field, says):
     """Each kind of bad row names its field, and the rows around it are answered as if it were not there."""
     before, error, after = champion.ask({"user_id": FRESH}, row, {"user_id": 5, "features": GIVEN})
@@ -157,8 +203,10 @@ def test_a_batch_and_arm_is_one_feature_read_and_one_journal_write(champion, mon
 
 def test_nothing_is_answered_that_cannot_be_journalled(champion, monkeypatch):
     """If the journal cannot be written every row of the batch is 503."""
+
     def full(records):
         raise JournalError("cannot append: disk full")
+
     monkeypatch.setattr(champion.predictor._journal, "append", full)
     results = champion.ask({"user_id": FRESH}, {"user_id": 5, "features": GIVEN})
     assert [r.status for r in results] == [503, 503]
@@ -178,6 +226,7 @@ def test_a_score_that_is_no_probability_is_never_an_answer(champion, monkeypatch
             return await champion.predictor.answer([{"user_id": FRESH}] * 3)
         finally:
             await champion.predictor.stop()
+
     monkeypatch.setattr("bentos.runtime.release.check_golden", lambda *_: None)
     nan, good, above = asyncio.run(main())
     assert (nan.status, good.probability, above.status) == (500, 0.25, 500)
@@ -238,12 +287,17 @@ def _nan_golden(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize(("ruin", "says"), [
-    (_without_golden, "golden.json"), (_moved_golden, "scores its golden rows differently by 0.001"),
-    (_nan_golden, "scores its golden rows differently by nan"),
-    (lambda folder: (folder / "release.json").unlink(), "no release.json"),
-    (lambda folder: (folder / "model.onnx").write_bytes(b"x"), "altered"),
-    (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json")])
+@pytest.mark.parametrize(
+    ("ruin", "says"),
+    [
+        (_without_golden, "golden.json"),
+        (_moved_golden, "scores its golden rows differently by 0.001"),
+        (_nan_golden, "scores its golden rows differently by nan"),
+        (lambda folder: (folder / "release.json").unlink(), "no release.json"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b"x"), "altered"),
+        (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json"),
+    ],
+)
 def test_a_ruined_release_never_answers(desk, ruin, says):
     """Whatever is missing, altered or scores differently keeps the release out, and the reason names it."""
     ruin(desk.release())
@@ -263,8 +317,10 @@ def test_a_release_of_another_use_case_is_refused(desk):
 
 def test_an_online_store_that_fails_costs_only_the_rows_that_need_it(champion, monkeypatch):
     """Rows with given features are answered while the store is down; the others are 503."""
+
     def down(ids, now):
         raise ConnectionError("redis is down")
+
     monkeypatch.setattr(champion.reader, "read", down)
     online, given = champion.ask({"user_id": FRESH}, {"user_id": 5, "features": GIVEN})
     assert (online.status, isinstance(given, Answer)) == (503, True)

@@ -23,12 +23,16 @@ def test_a_rollout_is_read_back_as_written(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["churn.json"]
 
 
-@pytest.mark.parametrize(("arms", "message"), [
-    ([Arm("canary", "churn:v1", 0.1)], "no arm is called 'canary'"),
-    ([Arm("champion", "a:1", 1.0), Arm("champion", "a:2", 1.0)], "has one champion, this has 2"),
-    ([Arm("champion", "a:1", 0.5)], "champion's weight is 1, not 0.5"),
-    ([Arm("challenger", "a:1", 1.0)], "challenger's weight is 0"),
-    ([Arm("champion", "", 1.0)], "names no release")])
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ([Arm("canary", "churn:v1", 0.1)], "no arm is called 'canary'"),
+        ([Arm("champion", "a:1", 1.0), Arm("champion", "a:2", 1.0)], "has one champion, this has 2"),
+        ([Arm("champion", "a:1", 0.5)], "champion's weight is 1, not 0.5"),
+        ([Arm("challenger", "a:1", 1.0)], "challenger's weight is 0"),
+        ([Arm("champion", "", 1.0)], "names no release"),
+    ],
+)
 def test_impossible_arms_are_refused(arms, message):
     """Each broken rule is named."""
     with pytest.raises(RolloutError, match=message):

@@ -21,8 +21,11 @@ def _models() -> list[object]:
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
 
-    return [LogisticRegression(), RandomForestClassifier(60, max_depth=7, random_state=0),
-            HistGradientBoostingClassifier(max_iter=60, random_state=0)]
+    return [
+        LogisticRegression(),
+        RandomForestClassifier(60, max_depth=7, random_state=0),
+        HistGradientBoostingClassifier(max_iter=60, random_state=0),
+    ]
 
 
 @pytest.fixture(scope="module", params=range(3), ids=["logistic_regression", "random_forest", "hist_boosting"])
@@ -74,8 +77,10 @@ def test_scores_are_those_of_the_fitted_model(wide):
 
 def test_preprocessing_fills_logs_and_standardises_in_float64():
     """Missing becomes fill, negatives clip to 0 before log1p, then (value - mean) / scale, cast once at the end."""
-    features = (Feature(name="a", fill=5.0, mean=1.0, scale=2.0),
-                Feature(name="b", fill=7.0, mean=0.5, scale=0.1, log=True))
+    features = (
+        Feature(name="a", fill=5.0, mean=1.0, scale=2.0),
+        Feature(name="b", fill=7.0, mean=0.5, scale=0.1, log=True),
+    )
     x = np.array([[math.nan, math.nan], [3.0, -4.0], [1e9 + 1.0, 12.0]])
     expected = [[2.0, (math.log1p(7) - 0.5) / 0.1], [1.0, -5.0], [1e9 / 2, (math.log1p(12) - 0.5) / 0.1]]
     z = preprocess(x, features)

@@ -36,8 +36,13 @@ def http(site):
     from bentos.churn import Churn
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(endpoint, "open_predictor", lambda name: Predictor(
-            name, site, lambda tag: site / tag, open_reader=lambda m: StoredReader(), max_queued=MAX_QUEUED))
+        patch.setattr(
+            endpoint,
+            "open_predictor",
+            lambda name: Predictor(
+                name, site, lambda tag: site / tag, open_reader=lambda m: StoredReader(), max_queued=MAX_QUEUED
+            ),
+        )
         with TestClient(app=Churn.to_asgi()) as client:
             yield client
 
@@ -72,8 +77,17 @@ def test_a_single_bad_row_has_its_own_status_and_a_json_object(http):
 
 def test_a_mixed_list_is_207_with_errors_in_place(http):
     """Good rows are answered, bad ones carry status, reason and field, the malformed ones too."""
-    response = http.post("/predict", json=[{"user_id": FRESH}, {"user_id": "x"}, {"user_id": UNKNOWN}, 7,
-                                           {"user_id": 1, "features": {**GIVEN, "visits": "3"}}, {"user_id": OLD}])
+    response = http.post(
+        "/predict",
+        json=[
+            {"user_id": FRESH},
+            {"user_id": "x"},
+            {"user_id": UNKNOWN},
+            7,
+            {"user_id": 1, "features": {**GIVEN, "visits": "3"}},
+            {"user_id": OLD},
+        ],
+    )
     assert response.status_code == 207
     first, text, unknown, number, feature, last = response.json()
     assert first["risk"] in ("Low", "High")
@@ -84,8 +98,10 @@ def test_a_mixed_list_is_207_with_errors_in_place(http):
     assert "probability" in last
 
 
-@pytest.mark.parametrize(("rows", "status"), [
-    ([{"user_id": UNKNOWN}, {"user_id": "x"}], 404), ([{"user_id": "x"}, {"user_id": UNKNOWN}], 400)])
+@pytest.mark.parametrize(
+    ("rows", "status"),
+    [([{"user_id": UNKNOWN}, {"user_id": "x"}], 404), ([{"user_id": "x"}, {"user_id": UNKNOWN}], 400)],
+)
 def test_a_list_without_a_good_row_has_the_first_rows_status(http, rows, status):
     """If every row fails the reply is an error as a whole."""
     response = http.post("/predict", json=rows)
@@ -93,12 +109,22 @@ def test_a_list_without_a_good_row_has_the_first_rows_status(http, rows, status)
     assert [set(r) >= {"status", "error"} for r in response.json()] == [True, True]
 
 
-@pytest.mark.parametrize(("body", "field"), [
-    ("{}", "user_id"), ('{"user_id": "17"}', "user_id"), ('{"user_id": true}', "user_id"),
-    ('{"user_id": -1}', "user_id"),
-    ('{"user_id": 1.5}', "user_id"), ('{"user_id": null}', "user_id"), ('{"user_id": 99999999999999999999}', "user_id"),
-    ('{"user_id": 1, "usr": 2}', "usr"), ('{"user_id": 1, "features": {"visits": "a"}}', "visits"),
-    ('{"user_id": 1, "features": {"visits": true}}', "visits"), ('{"user_id": 1, "features": 3}', "features")])
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ("{}", "user_id"),
+        ('{"user_id": "17"}', "user_id"),
+        ('{"user_id": true}', "user_id"),
+        ('{"user_id": -1}', "user_id"),
+        ('{"user_id": 1.5}', "user_id"),
+        ('{"user_id": null}', "user_id"),
+        ('{"user_id": 99999999999999999999}', "user_id"),
+        ('{"user_id": 1, "usr": 2}', "usr"),
+        ('{"user_id": 1, "features": {"visits": "a"}}', "visits"),
+        ('{"user_id": 1, "features": {"visits": true}}', "visits"),
+        ('{"user_id": 1, "features": 3}', "features"),
+    ],
+)
 def test_a_malformed_body_is_a_400_that_names_the_field(http, body, field):
     """Validation errors say where."""
     response = http.post("/predict", content=body, headers={"content-type": "application/json"})
@@ -133,6 +159,7 @@ def test_more_than_ten_thousand_rows_are_refused(http):
 def test_an_overloaded_service_is_a_503_with_retry_after(http, monkeypatch):
     """A request that does not fit into the queue is told when to come back."""
     import bentoml
+
     monkeypatch.setattr(bentoml.get_current_service().predictor._batcher, "_max_queued", 1)
     response = http.post("/predict", json=[{"user_id": FRESH}] * 2)
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
@@ -172,10 +199,13 @@ def test_the_documentation_describes_the_rows_and_its_sample_is_a_request(http):
 
 def test_importing_the_service_loads_no_training_tool_and_no_feature_store():
     """A serving process never imports prefect, mlflow, whylogs, flows or feature_repo; feast only when it starts."""
-    code = ("import sys; before = set(sys.modules); import bentos.service; import json; "
-            "print(json.dumps(sorted({m.split('.')[0] for m in set(sys.modules) - before})))")
-    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True, capture_output=True,
-                         text=True)
+    code = (
+        "import sys; before = set(sys.modules); import bentos.service; import json; "
+        "print(json.dumps(sorted({m.split('.')[0] for m in set(sys.modules) - before})))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     loaded = set(json.loads(out.stdout.splitlines()[-1]))
     assert "bentoml" in loaded
     assert not loaded & {"prefect", "mlflow", "whylogs", "flows", "feature_repo", "feast", "sklearn", "pickle5"}
@@ -199,8 +229,13 @@ def test_only_the_right_modules_import_bentoml_and_feast():
 
 def test_an_unknown_use_case_says_which_file_to_write(tmp_path):
     """BENTOFLOW_USE_CASE of something that is not there names the file that is missing."""
-    out = subprocess.run([sys.executable, "-W", "ignore", "-c", "import bentos.service"], cwd=ROOT, capture_output=True,
-                         text=True, env=server_env(tmp_path, tmp_path / "b") | {"BENTOFLOW_USE_CASE": "froud"})
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "import bentos.service"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=server_env(tmp_path, tmp_path / "b") | {"BENTOFLOW_USE_CASE": "froud"},
+    )
     assert "BENTOFLOW_USE_CASE is 'froud', but there is no bentos/froud.py" in out.stderr
 
 
@@ -212,8 +247,14 @@ def test_metrics_count_answers_errors_and_the_release(http):
     names = {sample.name for metric in REGISTRY.collect() for sample in metric.samples}
     names |= {line.split("{")[0] for line in http.get("/metrics").text.splitlines() if not line.startswith("#")}
     assert names >= {
-        "bentoflow_predictions_total", "bentoflow_prediction_errors_total", "bentoflow_request_seconds_count",
-        "bentoflow_score_bucket", "bentoflow_batch_rows_count", "bentoflow_release_info", "bentoflow_rollout_problem"}
+        "bentoflow_predictions_total",
+        "bentoflow_prediction_errors_total",
+        "bentoflow_request_seconds_count",
+        "bentoflow_score_bucket",
+        "bentoflow_batch_rows_count",
+        "bentoflow_release_info",
+        "bentoflow_rollout_problem",
+    }
 
 
 def test_the_bento_lists_only_what_serving_needs():

@@ -65,6 +65,7 @@ def stored(tmp_path_factory) -> Path:
 def home(stored) -> Path:
     """The home without journal and rollout of an earlier test."""
     import shutil
+
     for name in ("journal", "rollout"):
         shutil.rmtree(stored / name, ignore_errors=True)
     return stored
@@ -114,7 +115,7 @@ def test_sigkill_under_load_loses_no_answer(home, models, tmp_path):
     with serving(home, models, log=tmp_path / "log") as server:
         family, killed = server.family(), threading.Event()
 
-        def kill_at_300() -> None:      # in the client's thread, at the very moment that it has its answer
+        def kill_at_300() -> None:  # in the client's thread, at the very moment that it has its answer
             if len(load.ids) > 300 and not killed.is_set():
                 killed.set()
                 server.kill(family)
@@ -141,7 +142,8 @@ def test_a_server_without_a_release_is_not_ready_until_the_rollout_file_appears(
         put(home, "churn:v1")
         wait_for(lambda: httpx.get(server.url + "/readyz", timeout=30).status_code == 200, what="readiness")
         sample = httpx.get(server.url + "/docs.json", timeout=30).json()["paths"]["/predict"]["post"]["requestBody"][
-            "content"]["application/json"]["schema"]["example"]
+            "content"
+        ]["application/json"]["schema"]["example"]
         answer = httpx.post(server.url + "/predict", json=sample, timeout=30)
         assert answer.status_code == 200
         assert answer.json()["user_id"] == 17
@@ -157,8 +159,10 @@ def test_a_rollout_under_load_fails_no_request_and_a_broken_release_changes_noth
             put(home, "churn:v2")
             wait_for(lambda: load.versions[-1] == "2", what="answers by v2")
             put(home, "churn:altered")
-            wait_for(lambda: "altered" in str(httpx.get(server.url + "/health", timeout=30).json()["problem"]),
-                     what="the problem in /health")
+            wait_for(
+                lambda: "altered" in str(httpx.get(server.url + "/health", timeout=30).json()["problem"]),
+                what="the problem in /health",
+            )
             before = len(load.versions)
             wait_for(lambda: len(load.versions) > before + 50, what="answers after the broken release")
         assert load.failures == []
@@ -166,7 +170,7 @@ def test_a_rollout_under_load_fails_no_request_and_a_broken_release_changes_noth
         assert set(load.versions[before:]) == {"2"}
         assert httpx.get(server.url + "/readyz", timeout=30).status_code == 200
         metrics = httpx.get(server.url + "/metrics", timeout=30).text
-        assert "bentoflow_rollout_problem{use_case=\"churn\"} 1.0" in metrics
+        assert 'bentoflow_rollout_problem{use_case="churn"} 1.0' in metrics
     segments = journal.segments(home / "journal" / "churn")
     assert [s.suffix for s in segments] == [".jsonl"], "a clean shutdown finishes the segment"
     assert {r["request_id"] for r in journal.scan(home / "journal" / "churn")} >= set(load.ids)
@@ -183,8 +187,13 @@ def test_a_containers_own_release_answers_without_a_rollout_file(home, models, t
 def test_the_bento_builds_with_bentomls_own_command(tmp_path):
     """`bentoml build` in the project's root packs the service and nothing of the training side."""
     start = time.monotonic()
-    subprocess.run([str(Path(sys.executable).with_name("bentoml")), "build", "--version", "t1"], cwd=ROOT, check=True,
-                   capture_output=True, env=server_env(tmp_path, tmp_path / "bentoml"))
+    subprocess.run(
+        [str(Path(sys.executable).with_name("bentoml")), "build", "--version", "t1"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        env=server_env(tmp_path, tmp_path / "bentoml"),
+    )
     assert time.monotonic() - start < 120
     source = tmp_path / "bentoml/bentos/churn/t1/src"
     packed = {str(p.relative_to(source)) for p in source.rglob("*") if p.is_file()}

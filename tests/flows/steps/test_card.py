@@ -7,18 +7,31 @@ from flows.steps.metrics import Importance, Interval
 from tests.flows.steps.test_gates import FAULTS, HEALTHY, RULES
 
 SLICE = {
-    "slice": "buys [1, 2)", "rows": 1234, "base_rate": 0.8, "brier": 0.1, "roc_auc": 0.7, "roc_auc_low": 0.65,
-    "roc_auc_high": 0.75, "precision": 0.9, "recall": None, "positive_rate": 0.5, "judged": True,
+    "slice": "buys [1, 2)",
+    "rows": 1234,
+    "base_rate": 0.8,
+    "brier": 0.1,
+    "roc_auc": 0.7,
+    "roc_auc_low": 0.65,
+    "roc_auc_high": 0.75,
+    "precision": 0.9,
+    "recall": None,
+    "positive_rate": 0.5,
+    "judged": True,
 }
 
 
 def card(**changes: Any) -> str:
     given: dict[str, Any] = {
-        "title": "Customer churn", "use_case": "churn", "verdict": gates.judge(HEALTHY, RULES),
-        "intervals": {"roc_auc": Interval(0.775, 0.768, 0.782)}, "dummy": {"roc_auc": 0.5},
+        "title": "Customer churn",
+        "use_case": "churn",
+        "verdict": gates.judge(HEALTHY, RULES),
+        "intervals": {"roc_auc": Interval(0.775, 0.768, 0.782)},
+        "dummy": {"roc_auc": 0.5},
         "slices": [SLICE, SLICE | {"slice": "few|rows", "judged": False, "roc_auc": None}],
         "importance": [Importance("recency_days", 0.12, 0.01)],
-        "facts": {"snapshot": "sha256:abc", "test rows": "23570"}, "reproduce": "bentoflow reproduce 3",
+        "facts": {"snapshot": "sha256:abc", "test rows": "23570"},
+        "reproduce": "bentoflow reproduce 3",
     }
     return model_card(**(given | changes))
 
@@ -27,7 +40,13 @@ def test_card_answers_what_a_reader_asks() -> None:
     """Use, data, quality with intervals beside the dummy, slices, gates, importance, limits, and how to repeat it."""
     text = card()
     for heading in (
-        "Intended use", "Data", "Quality on the held-out cut-off", "Slices", "Gates", "Importance", "Limits",
+        "Intended use",
+        "Data",
+        "Quality on the held-out cut-off",
+        "Slices",
+        "Gates",
+        "Importance",
+        "Limits",
         "Reproduce",
     ):
         assert f"\n## {heading}\n" in text

@@ -22,24 +22,33 @@ CONTRACT = Contract(
         Column(name="visits", kind="int", nullable=True),
         Column(name="email", kind="str", nullable=True, pii="mask"),
     ),
-    unique=("id",), max_bad_share=0.5, max_duplicate_share=0.1)
+    unique=("id",),
+    max_bad_share=0.5,
+    max_duplicate_share=0.1,
+)
 
 
 def events(rows: int = 10) -> pd.DataFrame:
-    return pd.DataFrame({
-        "id": np.arange(1, rows + 1),
-        "at": [f"2026-01-{1 + i % 28:02d}T10:00:00" for i in range(rows)],
-        "amount": [10.0 + i for i in range(rows)],
-        "channel": ["web", "shop"] * (rows // 2) + ["web"] * (rows % 2),
-        "visits": [None if i % 3 else i for i in range(rows)],
-        "email": [f"{i}@example.org" for i in range(rows)],
-    }).astype(object)
+    return pd.DataFrame(
+        {
+            "id": np.arange(1, rows + 1),
+            "at": [f"2026-01-{1 + i % 28:02d}T10:00:00" for i in range(rows)],
+            "amount": [10.0 + i for i in range(rows)],
+            "channel": ["web", "shop"] * (rows // 2) + ["web"] * (rows % 2),
+            "visits": [None if i % 3 else i for i in range(rows)],
+            "email": [f"{i}@example.org" for i in range(rows)],
+        }
+    ).astype(object)
 
 
 def one(kind: str, values: object, *, time_format: str | None = None, **column: object) -> Checked:
     """Check a table of one column, however many of its rows are bad."""
-    contract = Contract(columns=(Column(name="x", kind=kind, **column),),  # type: ignore[arg-type]
-                        max_bad_share=1, max_duplicate_share=1, min_rows=0)
+    contract = Contract(
+        columns=(Column(name="x", kind=kind, **column),),  # type: ignore[arg-type]
+        max_bad_share=1,
+        max_duplicate_share=1,
+        min_rows=0,
+    )
     return check(pd.DataFrame({"x": values}), contract, time_format=time_format)
 
 
@@ -47,37 +56,45 @@ def test_good_rows_are_all_kept_in_the_contract_s_types() -> None:
     """A table that keeps the contract comes back whole, typed, with its columns in the contract's order."""
     checked = check(events()[["email", "visits", "channel", "amount", "at", "id"]], CONTRACT)
     assert {name: str(t) for name, t in checked.good.dtypes.items()} == {
-        "id": "int64", "at": "datetime64[us, UTC]", "amount": "float64", "channel": "object", "visits": "Int64",
-        "email": "object"}
+        "id": "int64",
+        "at": "datetime64[us, UTC]",
+        "amount": "float64",
+        "channel": "object",
+        "visits": "Int64",
+        "email": "object",
+    }
     assert list(checked.good) == [column.name for column in CONTRACT.columns]
     assert len(checked.good) == 10
     assert checked.bad.empty
     assert checked.report["reasons"] == {}
 
 
-@pytest.mark.parametrize(("column", "value", "reason"), [
-    ("id", None, "id: missing"),
-    ("id", 0, "id: below minimum 1: 0"),
-    ("id", "x7", "id: not a whole number: 'x7'"),
-    ("id", 1.5, "id: not a whole number: 1.5"),
-    ("id", True, "id: not a whole number: True"),
-    ("id", 2**63, "id: not a whole number: 9223372036854775808"),
-    ("id", 3, "id: repeats the key: 3"),
-    ("at", None, "at: missing"),
-    ("at", "2026-02-30", "at: not a time: '2026-02-30'"),
-    ("at", 20260101, "at: not a time: 20260101"),
-    ("amount", np.nan, "amount: missing"),
-    ("amount", -0.5, "amount: below minimum 0: -0.5"),
-    ("amount", 1000.5, "amount: above maximum 1000: 1000.5"),
-    ("amount", np.inf, "amount: not a finite number: inf"),
-    ("amount", "12,50", "amount: not a finite number: '12,50'"),
-    ("amount", False, "amount: not a finite number: False"),
-    ("channel", None, "channel: missing"),
-    ("channel", "fax", "channel: not one of web, shop: 'fax'"),
-    ("channel", 1.0, "channel: not text: 1.0"),
-    ("visits", "many", "visits: not a whole number: 'many'"),
-    ("email", "\ud800@x", "email: not text: (hidden)"),
-])
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("id", None, "id: missing"),
+        ("id", 0, "id: below minimum 1: 0"),
+        ("id", "x7", "id: not a whole number: 'x7'"),
+        ("id", 1.5, "id: not a whole number: 1.5"),
+        ("id", True, "id: not a whole number: True"),
+        ("id", 2**63, "id: not a whole number: 9223372036854775808"),
+        ("id", 3, "id: repeats the key: 3"),
+        ("at", None, "at: missing"),
+        ("at", "2026-02-30", "at: not a time: '2026-02-30'"),
+        ("at", 20260101, "at: not a time: 20260101"),
+        ("amount", np.nan, "amount: missing"),
+        ("amount", -0.5, "amount: below minimum 0: -0.5"),
+        ("amount", 1000.5, "amount: above maximum 1000: 1000.5"),
+        ("amount", np.inf, "amount: not a finite number: inf"),
+        ("amount", "12,50", "amount: not a finite number: '12,50'"),
+        ("amount", False, "amount: not a finite number: False"),
+        ("channel", None, "channel: missing"),
+        ("channel", "fax", "channel: not one of web, shop: 'fax'"),
+        ("channel", 1.0, "channel: not text: 1.0"),
+        ("visits", "many", "visits: not a whole number: 'many'"),
+        ("email", "\ud800@x", "email: not text: (hidden)"),
+    ],
+)
 def test_each_rule_fires_alone(column: str, value: object, reason: str) -> None:
     """One mutated cell makes exactly its row bad, for exactly its reason, and the row's number is kept."""
     frame = events()
@@ -186,8 +203,9 @@ def test_empty_table() -> None:
     assert [str(t) for t in good.dtypes] == ["int64", "datetime64[us, UTC]", "float64", "object", "Int64", "object"]
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [
-    ("int", "Int64"), ("float", "float64"), ("str", "object"), ("time", "datetime64[us, UTC]")])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("int", "Int64"), ("float", "float64"), ("str", "object"), ("time", "datetime64[us, UTC]")]
+)
 @pytest.mark.parametrize("raw", ["object", "float64", "string"])
 def test_all_null_column(kind: str, dtype: str, raw: str) -> None:
     """A column of nothing is missing in every row, or all right where it is nullable, whatever it came as."""
@@ -198,21 +216,24 @@ def test_all_null_column(kind: str, dtype: str, raw: str) -> None:
     assert good.isna().all()
 
 
-@pytest.mark.parametrize(("values", "want", "bad"), [
-    ([1, 2.0, "3", " 4 ", "5.0", Decimal(6), np.int8(7)], [1, 2, 3, 4, 5, 6, 7], []),
-    ([1, True, 1.0, "True"], [1, 1], [1, 3]),
-    ([2**63 - 1, -(2**63), 2**63, "9223372036854775807", 10**400], [2**63 - 1, -(2**63), 2**63 - 1], [2, 4]),
-    (["9007199254740993", "x", None], [2**53 + 1], [1, 2]),
-    (["9007199254740993.0", "1e17", "4e2"], [400], [0, 1]),
-    (["1_000", "0x10", "1e3", "nan", "inf", "1.5", "9" * 5000], [1000], [0, 1, 3, 4, 5, 6]),
-    (np.array([1.0, 1.5, np.inf, 2.0**63, np.nan]), [1], [1, 2, 3, 4]),
-    (np.array([1, 2**64 - 1], dtype="uint64"), [1], [1]),
-    (pd.array([2**53 + 1, None], dtype="Int64"), [2**53 + 1], [1]),
-    (np.array([True, False]), [], [0, 1]),
-    (pd.Categorical(["1", "2"]), [1, 2], []),
-    ([dt.date(2026, 1, 1), {"a": 1}, [1], b"1"], [], [0, 1, 2, 3]),
-    (np.array(["2026-01-01"], dtype="datetime64[us]"), [], [0]),
-])
+@pytest.mark.parametrize(
+    ("values", "want", "bad"),
+    [
+        ([1, 2.0, "3", " 4 ", "5.0", Decimal(6), np.int8(7)], [1, 2, 3, 4, 5, 6, 7], []),
+        ([1, True, 1.0, "True"], [1, 1], [1, 3]),
+        ([2**63 - 1, -(2**63), 2**63, "9223372036854775807", 10**400], [2**63 - 1, -(2**63), 2**63 - 1], [2, 4]),
+        (["9007199254740993", "x", None], [2**53 + 1], [1, 2]),
+        (["9007199254740993.0", "1e17", "4e2"], [400], [0, 1]),
+        (["1_000", "0x10", "1e3", "nan", "inf", "1.5", "9" * 5000], [1000], [0, 1, 3, 4, 5, 6]),
+        (np.array([1.0, 1.5, np.inf, 2.0**63, np.nan]), [1], [1, 2, 3, 4]),
+        (np.array([1, 2**64 - 1], dtype="uint64"), [1], [1]),
+        (pd.array([2**53 + 1, None], dtype="Int64"), [2**53 + 1], [1]),
+        (np.array([True, False]), [], [0, 1]),
+        (pd.Categorical(["1", "2"]), [1, 2], []),
+        ([dt.date(2026, 1, 1), {"a": 1}, [1], b"1"], [], [0, 1, 2, 3]),
+        (np.array(["2026-01-01"], dtype="datetime64[us]"), [], [0]),
+    ],
+)
 def test_whole_numbers(values: object, want: list[int], bad: list[int]) -> None:
     """Whole numbers are read exactly from any mixture, and nothing else passes for one."""
     checked = one("int", values)
@@ -221,13 +242,16 @@ def test_whole_numbers(values: object, want: list[int], bad: list[int]) -> None:
     assert list(checked.bad.index) == bad
 
 
-@pytest.mark.parametrize(("values", "want", "bad"), [
-    ([1, "2.5", Decimal("0.1"), " 1e3 "], [1.0, 2.5, 0.1, 1000.0], []),
-    ([True, "1_0", "NaN", "inf", -np.inf, 10**400, Decimal("NaN"), "", None], [], list(range(9))),
-    (np.array([True]), [], [0]),
-    (np.array([1, 2], dtype="int8"), [1.0, 2.0], []),
-    (pd.array([0.5, None], dtype="Float64"), [0.5], [1]),
-])
+@pytest.mark.parametrize(
+    ("values", "want", "bad"),
+    [
+        ([1, "2.5", Decimal("0.1"), " 1e3 "], [1.0, 2.5, 0.1, 1000.0], []),
+        ([True, "1_0", "NaN", "inf", -np.inf, 10**400, Decimal("NaN"), "", None], [], list(range(9))),
+        (np.array([True]), [], [0]),
+        (np.array([1, 2], dtype="int8"), [1.0, 2.0], []),
+        (pd.array([0.5, None], dtype="Float64"), [0.5], [1]),
+    ],
+)
 def test_numbers(values: object, want: list[float], bad: list[int]) -> None:
     """Finite numbers are read from any mixture; booleans, infinities and separators are not numbers."""
     checked = one("float", values)
@@ -245,12 +269,29 @@ def test_text_is_taken_as_it_is() -> None:
 def test_times_of_every_kind_become_utc() -> None:
     """Naive times are UTC, offsets are honoured row by row, and dates are midnights."""
     east = dt.timezone(dt.timedelta(hours=2))
-    checked = one("time", [
-        "2026-01-01T00:00:00+02:00", "2026-01-01 10:00", dt.datetime(2026, 1, 1, tzinfo=east),
-        dt.datetime(2026, 1, 1), dt.date(2026, 1, 1), pd.Timestamp("2026-01-01", tz="UTC"), "2026-01-01T00:00:00Z",
-        np.datetime64("2026-01-01"), 5, True, "9999-12-31x", None])
+    checked = one(
+        "time",
+        [
+            "2026-01-01T00:00:00+02:00",
+            "2026-01-01 10:00",
+            dt.datetime(2026, 1, 1, tzinfo=east),
+            dt.datetime(2026, 1, 1),
+            dt.date(2026, 1, 1),
+            pd.Timestamp("2026-01-01", tz="UTC"),
+            "2026-01-01T00:00:00Z",
+            np.datetime64("2026-01-01"),
+            5,
+            True,
+            "9999-12-31x",
+            None,
+        ],
+    )
     assert [t.isoformat()[:16] for t in checked.good["x"]] == [
-        "2025-12-31T22:00", "2026-01-01T10:00", "2025-12-31T22:00", *["2026-01-01T00:00"] * 5]
+        "2025-12-31T22:00",
+        "2026-01-01T10:00",
+        "2025-12-31T22:00",
+        *["2026-01-01T00:00"] * 5,
+    ]
     assert list(checked.bad.index) == [8, 9, 10, 11]
 
 
@@ -262,8 +303,10 @@ def test_time_columns_keep_their_instants(zone: str | None) -> None:
     assert [t.hour for t in one("time", times).good["x"]] == [hour, hour]
 
 
-@pytest.mark.parametrize("values", [
-    np.array([19970101, 19971301]), ["19970101", "19971301"], [19970101.0, 19971301.0], ["19970101", 19971301]])
+@pytest.mark.parametrize(
+    "values",
+    [np.array([19970101, 19971301]), ["19970101", "19971301"], [19970101.0, 19971301.0], ["19970101", 19971301]],
+)
 def test_time_format(values: object) -> None:
     """A format reads integers and strings alike, and the reason names it."""
     checked = one("time", values, time_format="%Y%m%d")
@@ -295,13 +338,16 @@ def test_parse_reads_what_it_can() -> None:
     assert list(typed.index) == list(frame.index)
 
 
-@pytest.mark.parametrize(("contract", "match"), [
-    (Contract(columns=(Column(name="a", kind="int"), Column(name="a", kind="str"))), "repeat"),
-    (Contract(columns=(Column(name="reason", kind="str"),)), "'reason'"),
-    (Contract(columns=(Column(name="a", kind="str", minimum=1),)), "bounds are for int and float"),
-    (Contract(columns=(Column(name="a", kind="time", allowed=("x",)),)), "allowed values"),
-    (Contract(columns=(Column(name="a", kind="int"),), unique=("b",)), r"unique names \['b'\]"),
-])
+@pytest.mark.parametrize(
+    ("contract", "match"),
+    [
+        (Contract(columns=(Column(name="a", kind="int"), Column(name="a", kind="str"))), "repeat"),
+        (Contract(columns=(Column(name="reason", kind="str"),)), "'reason'"),
+        (Contract(columns=(Column(name="a", kind="str", minimum=1),)), "bounds are for int and float"),
+        (Contract(columns=(Column(name="a", kind="time", allowed=("x",)),)), "allowed values"),
+        (Contract(columns=(Column(name="a", kind="int"),), unique=("b",)), r"unique names \['b'\]"),
+    ],
+)
 def test_contract_that_cannot_be_kept_is_refused(contract: Contract, match: str) -> None:
     """A rule that would never fire, or contradicts another, is an error rather than silence."""
     with pytest.raises(ContractError, match=match):

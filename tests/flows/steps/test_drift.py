@@ -15,23 +15,39 @@ from flows.usecases.spec import DriftRules
 
 Measure = Callable[[Sketch, Sketch], float]
 MEASURES: dict[str, Measure] = {
-    "psi": drift.psi, "ks": drift.ks, "chi_square": lambda a, b: drift.chi_square(a, b)[0],
-    "missing_change": drift.missing_change, "unseen_share": drift.unseen_share}
+    "psi": drift.psi,
+    "ks": drift.ks,
+    "chi_square": lambda a, b: drift.chi_square(a, b)[0],
+    "missing_change": drift.missing_change,
+    "unseen_share": drift.unseen_share,
+}
 SYMMETRIC = ("psi", "ks", "chi_square")
 RULES = DriftRules()
 
 
 def numbers(*counts: int, missing: int = 0) -> Sketch:
     """A numeric sketch with edges 0, 1, 2, …"""
-    return Sketch(name="x", kind="numeric", n=sum(counts) + missing, missing=missing, counts=counts,
-                  edges=tuple(map(float, range(len(counts) - 1))))
+    return Sketch(
+        name="x",
+        kind="numeric",
+        n=sum(counts) + missing,
+        missing=missing,
+        counts=counts,
+        edges=tuple(map(float, range(len(counts) - 1))),
+    )
 
 
 def words(*counts: int, missing: int = 0) -> Sketch:
     """A categorical sketch with categories k0, k1, … and other."""
     names = tuple(f"k{i}" for i in range(len(counts) - 1))
-    return Sketch(name="c", kind="categorical", n=sum(counts) + missing, missing=missing, counts=counts,
-                  categories=(*names, sketches.OTHER))
+    return Sketch(
+        name="c",
+        kind="categorical",
+        n=sum(counts) + missing,
+        missing=missing,
+        counts=counts,
+        categories=(*names, sketches.OTHER),
+    )
 
 
 def pair(reference: Any, current: Any, bins: int = 10) -> tuple[Sketch, Sketch]:
@@ -149,11 +165,18 @@ def test_other_bins_are_refused() -> None:
 
 def table(rng: np.random.Generator, n: int, shift: float = 0.0) -> pd.DataFrame:
     """Eight columns of the usual shapes; `shift` moves the first by that many sigmas."""
-    return pd.DataFrame({
-        "normal": rng.normal(shift, 1, n), "skewed": rng.lognormal(3, 1, n), "count": rng.poisson(2, n),
-        "mostly_zero": np.where(rng.random(n) < 0.9, 0, rng.exponential(10, n)), "flag": rng.integers(0, 2, n),
-        "holes": np.where(rng.random(n) < 0.3, np.nan, rng.normal(size=n)),
-        "country": rng.choice(["GB", "FR", "DE", "IS"], n, p=[0.7, 0.2, 0.095, 0.005]), "score": rng.beta(2, 5, n)})
+    return pd.DataFrame(
+        {
+            "normal": rng.normal(shift, 1, n),
+            "skewed": rng.lognormal(3, 1, n),
+            "count": rng.poisson(2, n),
+            "mostly_zero": np.where(rng.random(n) < 0.9, 0, rng.exponential(10, n)),
+            "flag": rng.integers(0, 2, n),
+            "holes": np.where(rng.random(n) < 0.3, np.nan, rng.normal(size=n)),
+            "country": rng.choice(["GB", "FR", "DE", "IS"], n, p=[0.7, 0.2, 0.095, 0.005]),
+            "score": rng.beta(2, 5, n),
+        }
+    )
 
 
 def verdict(n: int, shift: float, seed: int, holdout: int = 2000) -> drift.Verdict:
@@ -193,14 +216,20 @@ def test_a_small_window_is_not_judged() -> None:
     assert small.reasons == ("the window has 499 rows, 500 are needed",)
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    (lambda t: t.drop(columns="skewed"), "skewed: the window has no value at all"),
-    (lambda t: t.assign(skewed=np.nan), "skewed: the window has no value at all"),
-    (lambda t: t.assign(skewed=t["skewed"].where(t.index % 5 > 0)), "skewed: missing values changed by +20.0 points"),
-    (lambda t: t.assign(country=t["country"].replace("FR", "UK")), "country: "),
-    (lambda t: t.assign(flag=7), "flag: 100.0% of values are unseen"),
-    (lambda t: t.assign(count=-1), "count: 100.0% of values are unseen"),
-])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t.drop(columns="skewed"), "skewed: the window has no value at all"),
+        (lambda t: t.assign(skewed=np.nan), "skewed: the window has no value at all"),
+        (
+            lambda t: t.assign(skewed=t["skewed"].where(t.index % 5 > 0)),
+            "skewed: missing values changed by +20.0 points",
+        ),
+        (lambda t: t.assign(country=t["country"].replace("FR", "UK")), "country: "),
+        (lambda t: t.assign(flag=7), "flag: 100.0% of values are unseen"),
+        (lambda t: t.assign(count=-1), "count: 100.0% of values are unseen"),
+    ],
+)
 def test_each_kind_of_change_is_named(change: Callable[[pd.DataFrame], pd.DataFrame], reason: str) -> None:
     """The one reason names the column that was changed, and how."""
     rng = np.random.default_rng(5)

@@ -21,11 +21,21 @@ def healthy() -> Evidence:
     champion = 1 / (1 + np.exp(-(z * 0.7 + rng.normal(0, 0.9, 2_000))))
     first = np.arange(2_000) < 900
     return Evidence(
-        y=y, scores=scores, dummy_scores=np.full(2_000, y.mean()), threshold=0.5,
-        x=np.column_stack([z + rng.normal(0, 2, 2_000), rng.normal(size=2_000)]), names=("a", "b"),
-        exported_names=("a", "b"), parity=1e-8, latency_us=50.0, test_age_days=100, champion_scores=champion,
-        champion_threshold=0.5, slices={"first": first, "rest": ~first},
-        group=np.where(np.arange(2_000) % 2 == 0, "even", "odd"))
+        y=y,
+        scores=scores,
+        dummy_scores=np.full(2_000, y.mean()),
+        threshold=0.5,
+        x=np.column_stack([z + rng.normal(0, 2, 2_000), rng.normal(size=2_000)]),
+        names=("a", "b"),
+        exported_names=("a", "b"),
+        parity=1e-8,
+        latency_us=50.0,
+        test_age_days=100,
+        champion_scores=champion,
+        champion_threshold=0.5,
+        slices={"first": first, "rest": ~first},
+        group=np.where(np.arange(2_000) % 2 == 0, "even", "odd"),
+    )
 
 
 HEALTHY = healthy()
@@ -53,7 +63,7 @@ FAULTS: dict[str, Evidence] = {
     "leakage": replace(HEALTHY, x=np.column_stack([HEALTHY.x[:, 0], HEALTHY.y])),
     "score_direction": with_scores(1 - HEALTHY.scores),
     "better_than_dummy": with_scores(noise()),
-    "calibration": with_scores(HEALTHY.scores ** 2),
+    "calibration": with_scores(HEALTHY.scores**2),
     "worst_slice": with_scores(in_first(noise())),
     "group_gap": replace(HEALTHY, group=np.where(HEALTHY.scores > 0.6, "high", "low")),
     "floor_roc_auc": with_scores(noise()),
@@ -68,12 +78,19 @@ FAULTS: dict[str, Evidence] = {
 
 # The rule behind each limit, and whether values must stay below (max) or above (min) it.
 LIMITS = {
-    "parity": ("max_parity", "max"), "latency": ("max_latency_us", "max"), "freshness": ("max_test_age_days", "max"),
-    "calibration": ("max_calibration_error", "max"), "worst_slice": ("min_slice_auc", "min"),
-    "group_gap": ("max_group_gap", "max"), "floor_roc_auc": ("min_roc_auc", "min"),
-    "floor_average_precision": ("min_average_precision", "min"), "floor_precision": ("min_precision", "min"),
-    "floor_recall": ("min_recall", "min"), "brier_skill": ("min_brier_skill", "min"),
-    "leakage": ("max_roc_auc", "max"), "champion_gain": ("min_gain", "min"),
+    "parity": ("max_parity", "max"),
+    "latency": ("max_latency_us", "max"),
+    "freshness": ("max_test_age_days", "max"),
+    "calibration": ("max_calibration_error", "max"),
+    "worst_slice": ("min_slice_auc", "min"),
+    "group_gap": ("max_group_gap", "max"),
+    "floor_roc_auc": ("min_roc_auc", "min"),
+    "floor_average_precision": ("min_average_precision", "min"),
+    "floor_precision": ("min_precision", "min"),
+    "floor_recall": ("min_recall", "min"),
+    "brier_skill": ("min_brier_skill", "min"),
+    "leakage": ("max_roc_auc", "max"),
+    "champion_gain": ("min_gain", "min"),
 }
 
 
@@ -87,6 +104,7 @@ def named(name: str) -> gates.Gate:
 
 def made(name: str, body: Callable[[Evidence, GateRules], GateResult]) -> tuple[gates.Gate, ...]:
     """Gates that all pass, but for the one with the given body."""
+
     def gate(other: str) -> gates.Gate:
         def run(e: Evidence, rules: GateRules) -> GateResult:
             return body(e, rules) if other == name else GateResult(other, True, "REJECT", 0.0, 0.0, "ok")
@@ -145,6 +163,7 @@ def test_the_limit_itself_passes(name: str) -> None:
 @pytest.mark.parametrize("name", gates.REQUIRED)
 def test_a_gate_that_raises_rejects(name: str) -> None:
     """An exception inside a gate is a failure with its text, whatever the gate does on failing."""
+
     def boom(e: Evidence, rules: GateRules) -> GateResult:
         raise RuntimeError("no such file")
 
@@ -159,14 +178,21 @@ def test_a_value_or_limit_that_is_no_number_rejects(name: str, number: float) ->
     """A gate that says passed with a NaN or infinite value or limit has failed."""
     for value, limit in ((number, 0.0), (0.0, number)):
         verdict = gates.judge(
-            HEALTHY, RULES, gates=made(name, lambda e, r, v=value, m=limit: GateResult(name, True, "HOLD", v, m, "ok")))
+            HEALTHY, RULES, gates=made(name, lambda e, r, v=value, m=limit: GateResult(name, True, "HOLD", v, m, "ok"))
+        )
         assert verdict.verdict == "REJECT"
         assert verdict.reasons[0].startswith(f"{name}: the ")
 
 
-@pytest.mark.parametrize(("field", "name"), [
-    ("parity", "parity"), ("latency_us", "latency"), ("test_age_days", "freshness"), ("threshold", "floor_recall"),
-])
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("parity", "parity"),
+        ("latency_us", "latency"),
+        ("test_age_days", "freshness"),
+        ("threshold", "floor_recall"),
+    ],
+)
 def test_nan_evidence_rejects(field: str, name: str) -> None:
     """NaN in any single figure of the evidence fails the gate that reads it."""
     verdict = gates.judge(replace(HEALTHY, **{field: float("nan")}), RULES)
@@ -174,25 +200,52 @@ def test_nan_evidence_rejects(field: str, name: str) -> None:
     assert name in [r.name for r in verdict.results if not r.passed]
 
 
-@pytest.mark.parametrize("rule", [
-    "max_parity", "max_latency_us", "max_test_age_days", "max_calibration_error", "min_slice_auc", "max_group_gap",
-    "min_roc_auc", "min_average_precision", "min_precision", "min_recall", "min_brier_skill", "max_roc_auc", "min_gain",
-    "max_loss", "max_single_feature_auc", "confidence",
-])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "max_parity",
+        "max_latency_us",
+        "max_test_age_days",
+        "max_calibration_error",
+        "min_slice_auc",
+        "max_group_gap",
+        "min_roc_auc",
+        "min_average_precision",
+        "min_precision",
+        "min_recall",
+        "min_brier_skill",
+        "max_roc_auc",
+        "min_gain",
+        "max_loss",
+        "max_single_feature_auc",
+        "confidence",
+    ],
+)
 def test_nan_rule_rejects(rule: str) -> None:
     """A rule that is NaN never lets a candidate through."""
     assert gates.judge(HEALTHY, replace(RULES, **{rule: float("nan")})).verdict == "REJECT"
 
 
-@pytest.mark.parametrize(("field", "value", "name"), [
-    ("parity", -1.0, "parity"), ("latency_us", 0.0, "latency"), ("test_age_days", -1, "freshness"),
-    ("exported_names", (), "feature_order"), ("exported_names", ("a", "b", "c"), "feature_order"),
-    ("scores", np.full(2_000, 0.5), "score_sanity"), ("scores", HEALTHY.scores * 1.2, "score_sanity"),
-    ("y", np.ones(2_000, dtype=np.int64), "rows_scored"), ("y", HEALTHY.y * 2, "rows_scored"),
-    ("champion_scores", HEALTHY.scores[:5], "rows_scored"), ("group", np.array(["x"]), "group_gap"),
-    ("champion_scores", None, "champion_not_worse"), ("dummy_scores", HEALTHY.scores * np.nan, "better_than_dummy"),
-    ("slices", {"short": np.array([True])}, "worst_slice"), ("names", (), "feature_order"),
-])
+@pytest.mark.parametrize(
+    ("field", "value", "name"),
+    [
+        ("parity", -1.0, "parity"),
+        ("latency_us", 0.0, "latency"),
+        ("test_age_days", -1, "freshness"),
+        ("exported_names", (), "feature_order"),
+        ("exported_names", ("a", "b", "c"), "feature_order"),
+        ("scores", np.full(2_000, 0.5), "score_sanity"),
+        ("scores", HEALTHY.scores * 1.2, "score_sanity"),
+        ("y", np.ones(2_000, dtype=np.int64), "rows_scored"),
+        ("y", HEALTHY.y * 2, "rows_scored"),
+        ("champion_scores", HEALTHY.scores[:5], "rows_scored"),
+        ("group", np.array(["x"]), "group_gap"),
+        ("champion_scores", None, "champion_not_worse"),
+        ("dummy_scores", HEALTHY.scores * np.nan, "better_than_dummy"),
+        ("slices", {"short": np.array([True])}, "worst_slice"),
+        ("names", (), "feature_order"),
+    ],
+)
 def test_impossible_evidence_rejects(field: str, value: object, name: str) -> None:
     """What was not measured, or cannot be, fails the gate that looks at it: half a champion, no rows, other lengths."""
     verdict = gates.judge(replace(HEALTHY, **{field: value}), RULES)
@@ -203,9 +256,19 @@ def test_impossible_evidence_rejects(field: str, value: object, name: str) -> No
 def test_empty_evidence_rejects() -> None:
     """No rows at all are rejected by rows_scored, and nothing else is judged on scores."""
     none = np.array([])
-    verdict = gates.judge(replace(
-        HEALTHY, y=none.astype(np.int64), scores=none, dummy_scores=none, champion_scores=none, x=np.empty((0, 2)),
-        slices={}, group=None), RULES)
+    verdict = gates.judge(
+        replace(
+            HEALTHY,
+            y=none.astype(np.int64),
+            scores=none,
+            dummy_scores=none,
+            champion_scores=none,
+            x=np.empty((0, 2)),
+            slices={},
+            group=None,
+        ),
+        RULES,
+    )
     assert verdict.reasons[0].startswith("rows_scored: 0 labels")
     assert verdict.verdict == "REJECT"
 
@@ -223,10 +286,16 @@ def test_no_gates_reject() -> None:
     assert [r.name for r in verdict.results] == list(gates.REQUIRED)
 
 
-@pytest.mark.parametrize("answer", [
-    None, "passed", GateResult("another", True, "REJECT", 0.0, 0.0, "ok"), (True, 1.0),
-    GateResult("parity", True, "REJECT", "1", "x", "ok"),  # type: ignore[arg-type]
-])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "passed",
+        GateResult("another", True, "REJECT", 0.0, 0.0, "ok"),
+        (True, 1.0),
+        GateResult("parity", True, "REJECT", "1", "x", "ok"),  # type: ignore[arg-type]
+    ],
+)
 def test_an_answer_that_is_no_result_rejects(answer: object) -> None:
     """A gate that answers with something else, or under another's name, has failed."""
     assert gates.judge(HEALTHY, RULES, gates=made("parity", lambda e, r: answer)).verdict == "REJECT"  # type: ignore
@@ -328,7 +397,8 @@ def rivals(seed: int, candidate_noise: float, champion_noise: float, shared: flo
     y = (rng.random(1_000) < 1 / (1 + np.exp(-z))).astype(np.int64)
     blur = z + rng.normal(0, shared, 1_000)
     candidate, champion = (
-        1 / (1 + np.exp(-(blur + rng.normal(0, sd, 1_000)))) for sd in (candidate_noise, champion_noise))
+        1 / (1 + np.exp(-(blur + rng.normal(0, sd, 1_000)))) for sd in (candidate_noise, champion_noise)
+    )
     return replace(HEALTHY, y=y, scores=candidate, champion_scores=champion, slices={}, group=None, seed=seed)
 
 

@@ -56,7 +56,7 @@ def test_calibration_error_by_hand() -> None:
     """Twenty distinct scores fall into ten bins of two, and the gaps of the bins are averaged."""
     p = np.arange(1, 21) / 21
     y = np.tile([0, 1], 10)
-    expected = np.mean([abs(p[2 * i:2 * i + 2].mean() - 0.5) for i in range(10)])
+    expected = np.mean([abs(p[2 * i : 2 * i + 2].mean() - 0.5) for i in range(10)])
     assert calibration_error(tally(y, p)) == pytest.approx(expected)
 
 
@@ -77,15 +77,18 @@ def test_row_order_does_not_matter(seed: int) -> None:
     assert metrics.classification(y, p, 0.5) == pytest.approx(metrics.classification(y[order], p[order], 0.5))
 
 
-@pytest.mark.parametrize(("y", "p", "said"), [
-    ([], [], "no rows"),
-    ([1, 1], [0.1, 0.2], "all 2 labels are 1"),
-    ([0, 1], [0.1, float("nan")], "score nan in row 1"),
-    ([0, 1], [0.1, 1.5], "score 1.5 in row 1"),
-    ([0, 2], [0.1, 0.2], "label 2.0 in row 1"),
-    ([0, float("nan")], [0.1, 0.2], "label nan in row 1"),
-    ([0, 1], [0.1], "shape"),
-])
+@pytest.mark.parametrize(
+    ("y", "p", "said"),
+    [
+        ([], [], "no rows"),
+        ([1, 1], [0.1, 0.2], "all 2 labels are 1"),
+        ([0, 1], [0.1, float("nan")], "score nan in row 1"),
+        ([0, 1], [0.1, 1.5], "score 1.5 in row 1"),
+        ([0, 2], [0.1, 0.2], "label 2.0 in row 1"),
+        ([0, float("nan")], [0.1, 0.2], "label nan in row 1"),
+        ([0, 1], [0.1], "shape"),
+    ],
+)
 def test_bad_input_is_named(y: list[float], p: list[float], said: str) -> None:
     """Empty, one-class, NaN and out-of-range inputs raise with the value that is wrong."""
     for call in (metrics.classification, metrics.best_threshold, metrics.bootstrap):
@@ -130,7 +133,7 @@ def test_bootstrap_is_deterministic() -> None:
 
 def test_bootstrap_covers() -> None:
     """A 90 % interval of ROC AUC holds the true value in roughly 90 % of 200 samples."""
-    true = NormalDist().cdf(1 / np.sqrt(2))       # two normals one standard deviation apart
+    true = NormalDist().cdf(1 / np.sqrt(2))  # two normals one standard deviation apart
     hits = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -170,8 +173,12 @@ def test_entities_are_drawn_whole() -> None:
     copies, entity = np.repeat(np.arange(200), 4), np.repeat(np.arange(200), 4)
     alone, copied, grouped = (
         metrics.bootstrap(*args, metrics=("roc_auc",), n=300, groups=groups)["roc_auc"]
-        for args, groups in (((y, p, 0.5), None), ((y[copies], p[copies], 0.5), None),
-                             ((y[copies], p[copies], 0.5), entity)))
+        for args, groups in (
+            ((y, p, 0.5), None),
+            ((y[copies], p[copies], 0.5), None),
+            ((y[copies], p[copies], 0.5), entity),
+        )
+    )
     assert copied.high - copied.low < 0.65 * (alone.high - alone.low)
     assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, rel=0.2)
     with pytest.raises(ValueError, match="3 groups for 200 rows"):
@@ -205,14 +212,17 @@ def test_best_threshold_is_best(seed: int, goal: str) -> None:
     assert best not in p
 
 
-@pytest.mark.parametrize(("y", "p", "expected"), [
-    ([0, 1], [0.3, 0.3], 0.5),
-    ([0, 1], [0.0, 0.0], 0.5),
-    ([0, 1], [0.2, 0.8], 0.5),
-    ([0, 0, 1], [0.0, 1.0, 1.0], 0.5),
-    ([0, 1, 1, 1], [0.9, 0.5, 0.7, 0.8], 0.25),      # all 1 is best: half-way to 0
-    ([1, 0, 0, 0], [0.2, 0.5, 0.3, 0.4], 0.75),      # all 0 is best: half-way to 1
-])
+@pytest.mark.parametrize(
+    ("y", "p", "expected"),
+    [
+        ([0, 1], [0.3, 0.3], 0.5),
+        ([0, 1], [0.0, 0.0], 0.5),
+        ([0, 1], [0.2, 0.8], 0.5),
+        ([0, 0, 1], [0.0, 1.0, 1.0], 0.5),
+        ([0, 1, 1, 1], [0.9, 0.5, 0.7, 0.8], 0.25),  # all 1 is best: half-way to 0
+        ([1, 0, 0, 0], [0.2, 0.5, 0.3, 0.4], 0.75),  # all 0 is best: half-way to 1
+    ],
+)
 def test_best_threshold_at_the_edges(y: list[int], p: list[float], expected: float) -> None:
     """Constant scores give 0.5; answering everybody alike stays strictly within 0..1."""
     assert metrics.best_threshold(y, p) == pytest.approx(expected)
@@ -231,7 +241,11 @@ def test_slice_masks_cover_half_open_bins_and_missing_values() -> None:
     x = np.array([[0.0], [1.0], [2.0], [9.0], [np.nan]])
     masks = metrics.slice_masks(x, ("buys",), (Slice(feature="buys", edges=(0, 1, 2)),))
     assert {name: list(np.flatnonzero(mask)) for name, mask in masks.items()} == {
-        "buys [0, 1)": [0], "buys [1, 2)": [1], "buys [2, inf)": [2, 3], "buys missing": [4]}
+        "buys [0, 1)": [0],
+        "buys [1, 2)": [1],
+        "buys [2, inf)": [2, 3],
+        "buys missing": [4],
+    }
 
 
 def test_slice_table_measures_each_slice() -> None:

@@ -29,18 +29,35 @@ def png(width: float = 4, height: float = 2.5) -> bytes:
 
 def everything() -> page.Page:
     """A page with every block, long words and a wide table."""
-    events = (page.Event("09:00", "Snapshot", "12 rows quarantined.", "good"), page.Event("09:10", "Released"),
-              page.Event("2026-11-22 10:30", "Drift", "recency", "bad"))
-    wide = page.Table(tuple(f"Header {i}" for i in range(12)),
-                      tuple(("row", *(1000.5 * i for i in range(11))) for _ in range(3)), "A wide table")
-    return page.Page("A title", "A subtitle", (
-        page.Section("Story", "story", (page.Timeline(events), page.Text("One.\n\nTwo."), page.Code("x" * 200))),
-        page.Section("Numbers", "numbers", (wide, page.Facts((("A" * 60, "b" * 90), ("Rows", 12345))))),
-        page.Section("Pictures", "pictures", (
-            page.Figure(png(20, 3), "A wide chart", "Caption"),
-            page.Gallery((page.Figure(png(), "One"), page.Figure(png(), "Two"))))),
-        page.Section("Further", "further", (page.Links((("Up", "#story"), ("Web", "https://example.org"))),)),
-    ), lead=(page.Badge("Good", "good", "All is well."),), footer="The end.")
+    events = (
+        page.Event("09:00", "Snapshot", "12 rows quarantined.", "good"),
+        page.Event("09:10", "Released"),
+        page.Event("2026-11-22 10:30", "Drift", "recency", "bad"),
+    )
+    wide = page.Table(
+        tuple(f"Header {i}" for i in range(12)),
+        tuple(("row", *(1000.5 * i for i in range(11))) for _ in range(3)),
+        "A wide table",
+    )
+    return page.Page(
+        "A title",
+        "A subtitle",
+        (
+            page.Section("Story", "story", (page.Timeline(events), page.Text("One.\n\nTwo."), page.Code("x" * 200))),
+            page.Section("Numbers", "numbers", (wide, page.Facts((("A" * 60, "b" * 90), ("Rows", 12345))))),
+            page.Section(
+                "Pictures",
+                "pictures",
+                (
+                    page.Figure(png(20, 3), "A wide chart", "Caption"),
+                    page.Gallery((page.Figure(png(), "One"), page.Figure(png(), "Two"))),
+                ),
+            ),
+            page.Section("Further", "further", (page.Links((("Up", "#story"), ("Web", "https://example.org"))),)),
+        ),
+        lead=(page.Badge("Good", "good", "All is well."),),
+        footer="The end.",
+    )
 
 
 def report(shift: float = 1.0, rows: int = 2000) -> tuple[drift.Verdict, page.Page]:
@@ -48,8 +65,9 @@ def report(shift: float = 1.0, rows: int = 2000) -> tuple[drift.Verdict, page.Pa
     rng = np.random.default_rng(0)
 
     def table(n: int, by: float) -> pd.DataFrame:
-        return pd.DataFrame({"recency": rng.normal(by, 1, n), "amount": rng.normal(size=n),
-                             "country": rng.choice(["GB", "FR"], n)})
+        return pd.DataFrame(
+            {"recency": rng.normal(by, 1, n), "amount": rng.normal(size=n), "country": rng.choice(["GB", "FR"], n)}
+        )
 
     then = sketches.reference(table(3000, 0))
     verdict = drift.compare(then, sketches.bin_counts(table(rows, shift), then), DriftRules())
@@ -60,17 +78,36 @@ def report(shift: float = 1.0, rows: int = 2000) -> tuple[drift.Verdict, page.Pa
 
 def text(html: str) -> str:
     """What a reader reads, without tags and style."""
-    body = re.sub(r"<[^>]+>", " ", html[html.index("<body>"):])
+    body = re.sub(r"<[^>]+>", " ", html[html.index("<body>") :])
     return " ".join(body.split())
 
 
 def test_everything_given_is_escaped() -> None:
     """No text of a page, wherever it stands, becomes markup."""
     bad = "<script>alert(1)</script>\"'&"
-    html = page.render(page.Page(bad, bad, (page.Section(bad, "one", (
-        page.Text(bad), page.Code(bad), page.Badge(bad, "bad", bad), page.Facts(((bad, bad),)),
-        page.Table((bad,), ((bad,),), bad), page.Figure(png(), bad, bad),
-        page.Timeline((page.Event(bad, bad, bad),)), page.Links(((bad, "#one"),)))),), footer=bad))
+    html = page.render(
+        page.Page(
+            bad,
+            bad,
+            (
+                page.Section(
+                    bad,
+                    "one",
+                    (
+                        page.Text(bad),
+                        page.Code(bad),
+                        page.Badge(bad, "bad", bad),
+                        page.Facts(((bad, bad),)),
+                        page.Table((bad,), ((bad,),), bad),
+                        page.Figure(png(), bad, bad),
+                        page.Timeline((page.Event(bad, bad, bad),)),
+                        page.Links(((bad, "#one"),)),
+                    ),
+                ),
+            ),
+            footer=bad,
+        )
+    )
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 16
 
@@ -84,8 +121,17 @@ def test_a_page_names_no_other_address() -> None:
 
 def test_numbers_are_formatted_and_aligned() -> None:
     """A column of numbers is aligned to the right, text to the left."""
-    html = page.render(page.Page("t", "", (page.Section("s", "s", (
-        page.Table(("name", "rows", "share"), (("a", 12345, "3.1%"), ("b", 0.123456, "–"))),)),)))
+    html = page.render(
+        page.Page(
+            "t",
+            "",
+            (
+                page.Section(
+                    "s", "s", (page.Table(("name", "rows", "share"), (("a", 12345, "3.1%"), ("b", 0.123456, "–"))),)
+                ),
+            ),
+        )
+    )
     assert '<td class="number">12,345</td>' in html
     assert '<td class="number">0.1235</td>' in html
     assert '<td class="number">3.1%</td>' in html
@@ -125,10 +171,13 @@ def test_the_drift_report_says_what_why_and_what_next() -> None:
     assert [section.anchor for section in made.sections] == ["compared", "columns", "next", "column-1", "stable"]
 
 
-@pytest.mark.parametrize(("shift", "rows", "label", "sentence"), [
-    (0.0, 2000, "No drift", "None of 3 columns moved beyond its limits."),
-    (0.0, 20, "Not enough data", "The window has 20 rows, 500 are needed."),
-])
+@pytest.mark.parametrize(
+    ("shift", "rows", "label", "sentence"),
+    [
+        (0.0, 2000, "No drift", "None of 3 columns moved beyond its limits."),
+        (0.0, 20, "Not enough data", "The window has 20 rows, 500 are needed."),
+    ],
+)
 def test_the_other_verdicts_are_said_as_plainly(shift: float, rows: int, label: str, sentence: str) -> None:
     """No drift and too few rows have their own badge and sentence."""
     shown = text(page.render(report(shift, rows)[1]))
@@ -166,8 +215,10 @@ def test_the_browser_check_finds_what_is_wrong() -> None:
         "<script>console.error('loud')</script>": "console: loud",
         "<script src='http://127.0.0.1:9/x.js'></script>": "request failed: http://127.0.0.1:9/x.js",
     }
-    found = browser.findings("<!doctype html><html><head><meta name='viewport' content='width=device-width'></head>"
-                             f"<body>{''.join(planted)}</body></html>")
+    found = browser.findings(
+        "<!doctype html><html><head><meta name='viewport' content='width=device-width'></head>"
+        f"<body>{''.join(planted)}</body></html>"
+    )
     for expected in (*planted.values(), "no language on <html>", "no title"):
         assert any(expected in problem for problem in found), expected
 

@@ -59,9 +59,18 @@ def world() -> World:
 def evidence(w: World, scores: np.ndarray, **changes: object) -> Evidence:
     trained = proba(w.model, w.train_x)
     whole = Evidence(
-        y=w.y, scores=scores, dummy_scores=np.full(len(w.y), w.train_y.mean()),
-        threshold=metrics.best_threshold(w.train_y, trained), x=w.x, names=NAMES, exported_names=NAMES, parity=1e-7,
-        latency_us=60.0, test_age_days=95, slices=metrics.slice_masks(w.x, NAMES, SLICES))
+        y=w.y,
+        scores=scores,
+        dummy_scores=np.full(len(w.y), w.train_y.mean()),
+        threshold=metrics.best_threshold(w.train_y, trained),
+        x=w.x,
+        names=NAMES,
+        exported_names=NAMES,
+        parity=1e-7,
+        latency_us=60.0,
+        test_age_days=95,
+        slices=metrics.slice_masks(w.x, NAMES, SLICES),
+    )
     return replace(whole, **changes)
 
 
@@ -76,8 +85,9 @@ def shuffled_labels(w: World) -> Evidence:
 
 def leaked_column(w: World) -> Evidence:
     rng = np.random.default_rng(3)
-    train, test = (np.column_stack([x, np.exp(y + rng.normal(0, 0.25, len(y)))])
-                   for x, y in ((w.train_x, w.train_y), (w.x, w.y)))
+    train, test = (
+        np.column_stack([x, np.exp(y + rng.normal(0, 0.25, len(y)))]) for x, y in ((w.train_x, w.train_y), (w.x, w.y))
+    )
     names = (*NAMES, "refunds_next_month")
     return evidence(w, proba(fitted(train, w.train_y), test), x=test, names=names, exported_names=names)
 
@@ -88,7 +98,7 @@ def inverted_scores(w: World) -> Evidence:
 
 def nan_output(w: World) -> Evidence:
     x = w.x.copy()
-    x[17, 3] = np.nan                                         # an exported model lets a gap through as NaN
+    x[17, 3] = np.nan  # an exported model lets a gap through as NaN
     logit = np.log1p(x) @ w.model[-1].coef_[0]
     return evidence(w, 1 / (1 + np.exp(-logit)))
 
@@ -113,7 +123,7 @@ def too_slow(w: World) -> Evidence:
 def ruined_slice(w: World) -> Evidence:
     broken = w.x.copy()
     twice = (w.x[:, 0] >= 2) & (w.x[:, 0] < 4)
-    broken[twice, 3] = w.x[twice, 2] - w.x[twice, 3]          # recency counted from the wrong end
+    broken[twice, 3] = w.x[twice, 2] - w.x[twice, 3]  # recency counted from the wrong end
     return evidence(w, proba(w.model, broken))
 
 
@@ -133,13 +143,18 @@ def uncalibrated(w: World) -> Evidence:
 def worse_than_champion(w: World) -> Evidence:
     poorer = fitted(w.train_x[:, [2, 3]], w.train_y)
     champion = healthy(w)
-    return evidence(w, proba(poorer, w.x[:, [2, 3]]), champion_scores=champion.scores,
-                    champion_threshold=champion.threshold, slices={})
+    return evidence(
+        w,
+        proba(poorer, w.x[:, [2, 3]]),
+        champion_scores=champion.scores,
+        champion_threshold=champion.threshold,
+        slices={},
+    )
 
 
 def broken_export(w: World) -> Evidence:
     scores = proba(w.model, w.x)
-    exported = proba(w.model, np.round(w.x))                  # the export rounds its inputs
+    exported = proba(w.model, np.round(w.x))  # the export rounds its inputs
     return evidence(w, exported, parity=float(np.abs(exported - scores).max()))
 
 
@@ -165,6 +180,7 @@ def failed(verdict: gates.Verdict) -> list[str]:
 
 def blinded(name: str) -> tuple[gates.Gate, ...]:
     """The gates, the named one replaced by one that always passes under its name."""
+
     def always(e: Evidence, rules: GateRules) -> GateResult:
         return GateResult(name, True, "REJECT", 0.0, 0.0, "never looks")
 
@@ -201,10 +217,19 @@ def test_a_blind_gate_is_noticed(world: World, plant: Callable[[World], Evidence
     assert PLANTED[plant] not in failed(gates.judge(plant(world), RULES, gates=blinded(PLANTED[plant])))
 
 
-@pytest.mark.parametrize("plant", [
-    leaked_column, wrong_feature_order, stale_data, too_slow, ruined_slice, uncalibrated, worse_than_champion,
-    broken_export,
-])
+@pytest.mark.parametrize(
+    "plant",
+    [
+        leaked_column,
+        wrong_feature_order,
+        stale_data,
+        too_slow,
+        ruined_slice,
+        uncalibrated,
+        worse_than_champion,
+        broken_export,
+    ],
+)
 def test_some_faults_are_seen_by_their_gate_alone(world: World, plant: Callable[[World], Evidence]) -> None:
     """With its gate blind the fault is not rejected at all, so no other gate stands in for it."""
     assert gates.judge(plant(world), RULES, gates=blinded(PLANTED[plant])).verdict != "REJECT"

@@ -18,13 +18,14 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "confusion": lambda: plots.confusion(Y, P, 0.5),
     "confusion of one answer": lambda: plots.confusion(Y, P * 0.1, 0.5),
     "roc": lambda: plots.roc(Y, P),
-    "roc with champion": lambda: plots.roc(Y, P, P ** 2),
+    "roc with champion": lambda: plots.roc(Y, P, P**2),
     "precision_recall": lambda: plots.precision_recall(Y, P),
     "precision_recall with threshold": lambda: plots.precision_recall(Y, P, 0.4),
     "calibration": lambda: plots.calibration(Y, P),
     "calibration of few rows": lambda: plots.calibration([0, 1, 1], [0.2, 0.2, 0.9]),
     "importance": lambda: plots.importance(
-        [Importance(f"a_$very_long_{i}_column_name_$", i / 99, 0.01) for i in range(30)]),
+        [Importance(f"a_$very_long_{i}_column_name_$", i / 99, 0.01) for i in range(30)]
+    ),
     "importance of nothing": lambda: plots.importance([]),
     "score_histogram": lambda: plots.score_histogram(P, 0.5),
     "monthly_quality": lambda: plots.monthly_quality(MONTHS, [0.8] * 9, [0.75] * 9, [0.85] * 9, 0.78, 0.5),

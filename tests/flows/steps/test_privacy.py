@@ -12,11 +12,16 @@ from flows.steps.privacy import apply
 from flows.usecases.spec import Column, Contract
 
 KEY = b"0123456789abcdef"
-CONTRACT = Contract(columns=(
-    Column(name="customer", kind="int", nullable=True, pii="mask"),
-    Column(name="email", kind="str", nullable=True, pii="mask"),
-    Column(name="phone", kind="str", nullable=True, pii="drop"),
-    Column(name="amount", kind="float", minimum=0)), max_bad_share=1, min_rows=0)
+CONTRACT = Contract(
+    columns=(
+        Column(name="customer", kind="int", nullable=True, pii="mask"),
+        Column(name="email", kind="str", nullable=True, pii="mask"),
+        Column(name="phone", kind="str", nullable=True, pii="drop"),
+        Column(name="amount", kind="float", minimum=0),
+    ),
+    max_bad_share=1,
+    min_rows=0,
+)
 
 
 def people() -> pd.DataFrame:
@@ -65,4 +70,4 @@ def test_quarantined_rows_are_masked_alike_and_reasons_tell_nothing() -> None:
     assert bad["reason"].str.contains("email: not text: (hidden)", regex=False).all()
     assert "phone" not in bad
     integers = check(people().astype(object).assign(amount=[1, 2, -1]), CONTRACT)
-    assert integers.bad["customer"].tolist() == ["7.0"]     # pandas made floats of 7 beside a null: text as delivered
+    assert integers.bad["customer"].tolist() == ["7.0"]  # pandas made floats of 7 beside a null: text as delivered

@@ -14,8 +14,16 @@ from flows.usecases.spec import Column, Contract
 def test_numbers_are_described_by_range_and_tukey_s_fences() -> None:
     """Quartiles 2 and 4 put the fences at -1 and 7: of 1, 2, 3, 4, 100 only the last lies outside."""
     column = quality(pd.DataFrame({"x": [1, 2, 3, 4, 100]}))["columns"][0]
-    assert column == {"name": "x", "type": "int64", "missing_share": 0.0, "distinct": 5, "minimum": 1, "median": 3.0,
-                      "maximum": 100, "outlier_share": 0.2}
+    assert column == {
+        "name": "x",
+        "type": "int64",
+        "missing_share": 0.0,
+        "distinct": 5,
+        "minimum": 1,
+        "median": 3.0,
+        "maximum": 100,
+        "outlier_share": 0.2,
+    }
 
 
 def test_the_fence_itself_is_inside() -> None:
@@ -31,9 +39,19 @@ def test_missing_distinct_and_copies() -> None:
     assert [(c["missing_share"], c["distinct"]) for c in report["columns"]] == [(0.25, 2), (0.25, 2)]
 
 
-@pytest.mark.parametrize("values", [
-    [np.inf, 1.0, 2.0], [np.nan, np.nan], [], pd.array([1, None, 3], dtype="Int64"), [True, False],
-    pd.date_range("2026-01-01", periods=4, tz="UTC"), [np.inf, -np.inf], ["a|b", "c\nd"]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [np.inf, 1.0, 2.0],
+        [np.nan, np.nan],
+        [],
+        pd.array([1, None, 3], dtype="Int64"),
+        [True, False],
+        pd.date_range("2026-01-01", periods=4, tz="UTC"),
+        [np.inf, -np.inf],
+        ["a|b", "c\nd"],
+    ],
+)
 def test_every_column_fits_into_json_and_markdown(values: object) -> None:
     """Infinities, nulls, nothing at all, times and booleans give strict JSON and one table line."""
     report = quality(pd.DataFrame({"x|y": values}))

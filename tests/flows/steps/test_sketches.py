@@ -12,9 +12,14 @@ from flows.steps import sketches
 from flows.steps.drift import Sketch
 
 ROWS = st.lists(
-    st.tuples(st.one_of(st.none(), st.floats(allow_nan=True)), st.sampled_from(["a", "b", "c", None]),
-              st.one_of(st.none(), st.integers(0, 5))),
-    min_size=1, max_size=60)
+    st.tuples(
+        st.one_of(st.none(), st.floats(allow_nan=True)),
+        st.sampled_from(["a", "b", "c", None]),
+        st.one_of(st.none(), st.integers(0, 5)),
+    ),
+    min_size=1,
+    max_size=60,
+)
 
 
 def frame(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
@@ -72,12 +77,15 @@ def test_bins_are_closed_on_the_left() -> None:
     assert counted[0].missing == 1
 
 
-@pytest.mark.parametrize(("values", "edges", "counts"), [
-    ([0, 1, 1, 1], (0.0, 1.0, 2.0), (0, 1, 3, 0)),
-    ([7.5] * 4, (7.5, np.nextafter(7.5, 8)), (0, 4, 0)),
-    ([2.0**60] * 3, (2.0**60, np.nextafter(2.0**60, np.inf)), (0, 3, 0)),
-    ([np.nan] * 3, (), (0,)),
-])
+@pytest.mark.parametrize(
+    ("values", "edges", "counts"),
+    [
+        ([0, 1, 1, 1], (0.0, 1.0, 2.0), (0, 1, 3, 0)),
+        ([7.5] * 4, (7.5, np.nextafter(7.5, 8)), (0, 4, 0)),
+        ([2.0**60] * 3, (2.0**60, np.nextafter(2.0**60, np.inf)), (0, 3, 0)),
+        ([np.nan] * 3, (), (0,)),
+    ],
+)
 def test_few_distinct_numbers_get_a_bin_each(
     values: list[float], edges: tuple[float, ...], counts: tuple[int, ...]
 ) -> None:
@@ -133,20 +141,23 @@ def test_text_where_numbers_were_is_missing() -> None:
     assert (sum(counted.counts), counted.missing) == (2, 2)
 
 
-@pytest.mark.parametrize(("column", "kind"), [
-    (pd.Series([1, None, 3], dtype=object), "numeric"),
-    (pd.Series([True, False, None], dtype=object), "categorical"),
-    (pd.Series([True, False]), "categorical"),
-    (pd.Series([True, None], dtype="boolean"), "categorical"),
-    (pd.Series([1, "a", 2.5], dtype=object), "categorical"),
-    (pd.Series([[1, 2], [3], None]), "categorical"),
-    (pd.Series(["p", None], dtype="string"), "categorical"),
-    (pd.Series(pd.to_datetime(["2026-01-01", None], utc=True)), "numeric"),
-    (pd.Series(pd.to_timedelta([1, None], unit="s")), "numeric"),
-    (pd.Series([None, None], dtype=object), "numeric"),
-    (pd.Series([], dtype=float), "numeric"),
-    (pd.Series([1, None], dtype="Int64"), "numeric"),
-])
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pd.Series([1, None, 3], dtype=object), "numeric"),
+        (pd.Series([True, False, None], dtype=object), "categorical"),
+        (pd.Series([True, False]), "categorical"),
+        (pd.Series([True, None], dtype="boolean"), "categorical"),
+        (pd.Series([1, "a", 2.5], dtype=object), "categorical"),
+        (pd.Series([[1, 2], [3], None]), "categorical"),
+        (pd.Series(["p", None], dtype="string"), "categorical"),
+        (pd.Series(pd.to_datetime(["2026-01-01", None], utc=True)), "numeric"),
+        (pd.Series(pd.to_timedelta([1, None], unit="s")), "numeric"),
+        (pd.Series([None, None], dtype=object), "numeric"),
+        (pd.Series([], dtype=float), "numeric"),
+        (pd.Series([1, None], dtype="Int64"), "numeric"),
+    ],
+)
 def test_any_column_can_be_sketched(column: pd.Series, kind: str) -> None:
     """Whatever a frame holds is counted or missing, and never an error."""
     sketch = one(column)

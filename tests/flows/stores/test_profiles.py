@@ -15,13 +15,21 @@ from flows.steps.sketches import OTHER
 from flows.stores import profiles
 
 ALL_SORTS = {
-    "float": [1.5, np.nan, np.inf, -np.inf, 2.5, 1.5], "int": [1, 2, 3, 4, 5, 5],
-    "nullable": pd.array([1, None, 3, 3, 3, None], dtype="Int64"), "null": [None] * 6, "nan": [np.nan] * 6,
-    "bool": [True, False, True, True, False, False], "maybe": pd.array([True, None, False] * 2, dtype="boolean"),
-    "text": ["a", None, "b", "a", "", "é"], "string": pd.array(["a", None, "b"] * 2, dtype="string"),
-    "category": pd.Categorical(["a", "b", None] * 2), "numbered": pd.Categorical([1, 2, 2] * 2),
-    "time": pd.to_datetime(["2026-01-01", None, "2026-01-02"] * 2, utc=True), "span": pd.to_timedelta([1, 2, None] * 2),
-    "mixed": pd.Series([1, "a", None, True, 2.5, Decimal("3.5")], dtype=object), "lists": [[1], [2, 3], None] * 2,
+    "float": [1.5, np.nan, np.inf, -np.inf, 2.5, 1.5],
+    "int": [1, 2, 3, 4, 5, 5],
+    "nullable": pd.array([1, None, 3, 3, 3, None], dtype="Int64"),
+    "null": [None] * 6,
+    "nan": [np.nan] * 6,
+    "bool": [True, False, True, True, False, False],
+    "maybe": pd.array([True, None, False] * 2, dtype="boolean"),
+    "text": ["a", None, "b", "a", "", "é"],
+    "string": pd.array(["a", None, "b"] * 2, dtype="string"),
+    "category": pd.Categorical(["a", "b", None] * 2),
+    "numbered": pd.Categorical([1, 2, 2] * 2),
+    "time": pd.to_datetime(["2026-01-01", None, "2026-01-02"] * 2, utc=True),
+    "span": pd.to_timedelta([1, 2, None] * 2),
+    "mixed": pd.Series([1, "a", None, True, 2.5, Decimal("3.5")], dtype=object),
+    "lists": [[1], [2, 3], None] * 2,
     "constant": [7.0] * 6,
 }
 CHILD = """
@@ -43,8 +51,9 @@ print(hashlib.sha256(made).hexdigest(), time.time())
 def child() -> tuple[str, float]:
     """Digest of a profile made in another process, and the seconds that process took to end after its last line."""
     environment = {k: v for k, v in os.environ.items() if k != "WHYLOGS_NO_ANALYTICS"}
-    done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, timeout=120, env=environment,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD], capture_output=True, text=True, timeout=120, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
     digest, last = done.stdout.split()
     return digest, time.time() - float(last)

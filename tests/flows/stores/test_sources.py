@@ -20,8 +20,13 @@ from flows.stores.tables import read
 from flows.usecases.spec import Column, Contract, HttpSource, PathSource, Source, SqlSource
 from tests import servers
 
-CDNOW = PathSource(url="package://lifetimes/datasets/CDNOW_master.txt", format="text", skip_rows=1,
-                   names=("customer_id", "date", "cds", "amount"), time_format="%Y%m%d")
+CDNOW = PathSource(
+    url="package://lifetimes/datasets/CDNOW_master.txt",
+    format="text",
+    skip_rows=1,
+    names=("customer_id", "date", "cds", "amount"),
+    time_format="%Y%m%d",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +47,14 @@ def test_cdnow_comes_from_the_wheel_without_importing_it() -> None:
     frame = read(CDNOW, time_columns=["date"])
     assert (len(frame), frame["customer_id"].nunique()) == (69_659, 23_570)
     assert "lifetimes" not in sys.modules
-    contract = Contract(columns=(Column(name="customer_id", kind="int", minimum=1), Column(name="date", kind="time"),
-                                 Column(name="cds", kind="int", minimum=1),
-                                 Column(name="amount", kind="float", minimum=0)))
+    contract = Contract(
+        columns=(
+            Column(name="customer_id", kind="int", minimum=1),
+            Column(name="date", kind="time"),
+            Column(name="cds", kind="int", minimum=1),
+            Column(name="amount", kind="float", minimum=0),
+        )
+    )
     checked = check(frame, contract, time_format=CDNOW.time_format)
     assert len(checked.good) == 69_659
     assert str(checked.good["date"].min()) == "1997-01-01 00:00:00+00:00"
@@ -75,13 +85,16 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read(PathSource(url=str(tmp_path / "a.parquet"), format="parquet")), frame)
 
 
-@pytest.mark.parametrize(("name", "content", "match"), [
-    ("gone.csv", None, "no such file; put it there, or correct the URL"),
-    ("*.nothing", None, "no such file"),
-    ("empty.csv", "", "EmptyDataError"),
-    ("header.csv", "a,b\n", "has no rows"),
-    ("wide.csv", "a,b\n1,2,3\n", "ParserWarning|ParserError"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("gone.csv", None, "no such file; put it there, or correct the URL"),
+        ("*.nothing", None, "no such file"),
+        ("empty.csv", "", "EmptyDataError"),
+        ("header.csv", "a,b\n", "has no rows"),
+        ("wide.csv", "a,b\n1,2,3\n", "ParserWarning|ParserError"),
+    ],
+)
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: str | None, match: str) -> None:
     """A file that is missing, empty or loses fields is a SourceError that names it."""
     if content is not None:
@@ -106,13 +119,16 @@ def test_other_path_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "no time column 'at'; it has: a" in message
 
 
-@pytest.mark.parametrize(("url", "want"), [
-    ("https://me:a@b/c@host/path?token=x", "https://***@host/path?..."),
-    ("https://token@host/path", "https://***@host/path"),
-    ("https://host/path?a=1&b=2\n3", "https://host/path?..."),
-    ("s3://bucket/a@b.csv", "s3://bucket/a@b.csv"),
-    ("${DATABASE}", "${DATABASE}"),
-])
+@pytest.mark.parametrize(
+    ("url", "want"),
+    [
+        ("https://me:a@b/c@host/path?token=x", "https://***@host/path?..."),
+        ("https://token@host/path", "https://***@host/path"),
+        ("https://host/path?a=1&b=2\n3", "https://host/path?..."),
+        ("s3://bucket/a@b.csv", "s3://bucket/a@b.csv"),
+        ("${DATABASE}", "${DATABASE}"),
+    ],
+)
 def test_url_in_messages(url: str, want: str) -> None:
     """User, password and query never appear; what names the place stays."""
     assert sources.shown(url) == want
@@ -158,18 +174,30 @@ def test_postgres(database: str) -> None:
     engine = sa.create_engine(database, poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.execute(sa.text("drop table if exists events_of_a_test"))
-        connection.execute(sa.text("create table events_of_a_test (id bigint, amount numeric, at timestamptz, "
-                                   "day date, name text, key uuid)"))
-        connection.execute(sa.text(
-            "insert into events_of_a_test values (9007199254740993, 0.1, '2026-07-01 12:00+02', '2026-07-01', 'é', "
-            "'00000000-0000-0000-0000-000000000001'), (null, null, null, null, null, null)"))
+        connection.execute(
+            sa.text(
+                "create table events_of_a_test (id bigint, amount numeric, at timestamptz, "
+                "day date, name text, key uuid)"
+            )
+        )
+        connection.execute(
+            sa.text(
+                "insert into events_of_a_test values (9007199254740993, 0.1, '2026-07-01 12:00+02', '2026-07-01', 'é', "
+                "'00000000-0000-0000-0000-000000000001'), (null, null, null, null, null, null)"
+            )
+        )
     frame = read(SqlSource(url=database, query="select * from events_of_a_test order by id"), time_columns=["at"])
     kinds: dict[str, Any] = {"id": "int", "amount": "float", "at": "time", "day": "time", "name": "str", "key": "str"}
     contract = Contract(columns=tuple(Column(name=n, kind=k, nullable=True) for n, k in kinds.items()))
     good = check(frame, contract).good
     assert good.iloc[0].tolist() == [
-        2**53 + 1, 0.1, pd.Timestamp("2026-07-01 10:00", tz="UTC"), pd.Timestamp("2026-07-01", tz="UTC"), "é",
-        "00000000-0000-0000-0000-000000000001"]
+        2**53 + 1,
+        0.1,
+        pd.Timestamp("2026-07-01 10:00", tz="UTC"),
+        pd.Timestamp("2026-07-01", tz="UTC"),
+        "é",
+        "00000000-0000-0000-0000-000000000001",
+    ]
     assert good.iloc[1].isna().all()
     with engine.begin() as connection:
         connection.execute(sa.text("drop table events_of_a_test"))
@@ -238,8 +266,11 @@ def test_http_pages_until_there_is_no_next() -> None:
         return 200, json.dumps({"data": {"rows": rows}, "next": following})
 
     with servers.http(answer) as base[0]:
-        frame = read(HttpSource(url=f"{base[0]}/e", records="data.rows", next="next",
-                                headers=(("Authorization", "Bearer opensesame"),)))
+        frame = read(
+            HttpSource(
+                url=f"{base[0]}/e", records="data.rows", next="next", headers=(("Authorization", "Bearer opensesame"),)
+            )
+        )
     assert frame["id"].tolist() == [2**53 + 1, None]
     assert seen == [(path, "Bearer opensesame") for path in ("/e", "/e?page=2", "/e?page=3")]
 
@@ -263,26 +294,35 @@ def test_http_retries_what_may_pass() -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("path", "options", "match"), [
-    ("/404", {}, "answered 404; check the URL"),
-    ("/html", {}, "text/html that is not JSON"),
-    ("/list", {"records": "data"}, "no 'data' of path 'data' in the answer, which has a list"),
-    ("/page", {"records": "rows"}, "no 'rows' of path 'rows' in the answer, which has keys data, next"),
-    ("/page", {"records": "next"}, "records 'next' is str, not a list of objects"),
-    ("/numbers", {}, "not a list of objects"),
-    ("/empty", {}, "has no rows"),
-    ("/page", {"records": "data", "next": "nxet"}, "no 'nxet' of path 'nxet'"),
-    ("/page", {"records": "data", "next": "next"}, "page already read"),
-    ("/elsewhere", {"records": "data", "next": "next"}, "on another host"),
-    ("/endless", {"records": "data", "next": "next"}, "more than 5 pages"),
-])
+@pytest.mark.parametrize(
+    ("path", "options", "match"),
+    [
+        ("/404", {}, "answered 404; check the URL"),
+        ("/html", {}, "text/html that is not JSON"),
+        ("/list", {"records": "data"}, "no 'data' of path 'data' in the answer, which has a list"),
+        ("/page", {"records": "rows"}, "no 'rows' of path 'rows' in the answer, which has keys data, next"),
+        ("/page", {"records": "next"}, "records 'next' is str, not a list of objects"),
+        ("/numbers", {}, "not a list of objects"),
+        ("/empty", {}, "has no rows"),
+        ("/page", {"records": "data", "next": "nxet"}, "no 'nxet' of path 'nxet'"),
+        ("/page", {"records": "data", "next": "next"}, "page already read"),
+        ("/elsewhere", {"records": "data", "next": "next"}, "on another host"),
+        ("/endless", {"records": "data", "next": "next"}, "more than 5 pages"),
+    ],
+)
 def test_http_answers_that_cannot_be_used(path: str, options: dict[str, str], match: str) -> None:
     """Every unusable answer is a SourceError that says which path of which URL to correct."""
+
     def answer(path: str, headers: dict[str, str]) -> servers.Answer:
         where, _, page = path.partition("?page=")
         following = {"/page": "/page", "/elsewhere": "http://127.0.0.2:9/", "/endless": f"?page={int(page or 0) + 1}"}
-        fixed = {"/html": (200, "<html>"), "/list": (200, '[{"a": 1}]'), "/numbers": (200, "[1]"),
-                 "/empty": (200, "[]"), "/404": (404, "no")}
+        fixed = {
+            "/html": (200, "<html>"),
+            "/list": (200, '[{"a": 1}]'),
+            "/numbers": (200, "[1]"),
+            "/empty": (200, "[]"),
+            "/404": (404, "no"),
+        }
         return fixed.get(where) or (200, json.dumps({"data": [{"a": 1}], "next": following[where]}))
 
     with servers.http(answer) as base:

@@ -19,11 +19,18 @@ from flows.stores.tables import content_hash, read_snapshot, write_snapshot, wri
 
 
 def table() -> pd.DataFrame:
-    return pd.DataFrame({
-        "id": [3, 1, 2, 1], "n": pd.array([1, None, 2**53 + 1, None], dtype="Int64"), "x": [0.5, np.nan, -1.0, 0.0],
-        "s": ["é", None, "", "b"], "ok": [True, False, True, False],
-        "t": pd.to_datetime(["2026-01-01", None, "2026-01-01T00:00:00.000001", "1969-01-01"], format="ISO8601",
-                            utc=True)})
+    return pd.DataFrame(
+        {
+            "id": [3, 1, 2, 1],
+            "n": pd.array([1, None, 2**53 + 1, None], dtype="Int64"),
+            "x": [0.5, np.nan, -1.0, 0.0],
+            "s": ["é", None, "", "b"],
+            "ok": [True, False, True, False],
+            "t": pd.to_datetime(
+                ["2026-01-01", None, "2026-01-01T00:00:00.000001", "1969-01-01"], format="ISO8601", utc=True
+            ),
+        }
+    )
 
 
 def test_hash_is_pinned() -> None:
@@ -31,24 +38,43 @@ def test_hash_is_pinned() -> None:
     assert content_hash(table()) == "54f58ad149c51482a8b7387cdeb41895af223c4da510db1b5d2cbfa046430cdf"
 
 
-@pytest.mark.parametrize("same", [
-    lambda f: f.iloc[::-1], lambda f: f.sample(frac=1, random_state=3), lambda f: f.set_axis([9, 9, 9, 9]),
-    lambda f: f.astype({"s": "category"}), lambda f: f.astype({"s": "string"}), lambda f: f.astype({"id": "Int64"}),
-    lambda f: f.astype({"x": "Float64"}), lambda f: f.assign(x=f["x"].replace(0.0, -0.0)),
-    lambda f: f.assign(t=f["t"].dt.as_unit("us")), lambda f: f.assign(t=f["t"].dt.tz_convert("Asia/Tokyo")),
-])
+@pytest.mark.parametrize(
+    "same",
+    [
+        lambda f: f.iloc[::-1],
+        lambda f: f.sample(frac=1, random_state=3),
+        lambda f: f.set_axis([9, 9, 9, 9]),
+        lambda f: f.astype({"s": "category"}),
+        lambda f: f.astype({"s": "string"}),
+        lambda f: f.astype({"id": "Int64"}),
+        lambda f: f.astype({"x": "Float64"}),
+        lambda f: f.assign(x=f["x"].replace(0.0, -0.0)),
+        lambda f: f.assign(t=f["t"].dt.as_unit("us")),
+        lambda f: f.assign(t=f["t"].dt.tz_convert("Asia/Tokyo")),
+    ],
+)
 def test_same_content_same_hash(same: Any) -> None:
     """Row order, index, unit, zone and the way of storing a type are not content."""
     assert content_hash(same(table())) == content_hash(table())
 
 
-@pytest.mark.parametrize("other", [
-    lambda f: f[["n", "id", "x", "s", "ok", "t"]], lambda f: f.rename(columns={"x": "y"}), lambda f: f.iloc[:3],
-    lambda f: pd.concat([f, f.iloc[:1]]), lambda f: f.astype({"id": "int32"}), lambda f: f.astype({"id": "float64"}),
-    lambda f: f.assign(x=f["x"].fillna(0)), lambda f: f.assign(s=f["s"].fillna("")),
-    lambda f: f.assign(t=f["t"].dt.tz_localize(None)), lambda f: f.assign(x=f["x"].to_numpy()[::-1]),
-    lambda f: f.assign(t=f["t"] + pd.Timedelta(microseconds=1)), lambda f: f.assign(ok=f["ok"].astype("int64")),
-])
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda f: f[["n", "id", "x", "s", "ok", "t"]],
+        lambda f: f.rename(columns={"x": "y"}),
+        lambda f: f.iloc[:3],
+        lambda f: pd.concat([f, f.iloc[:1]]),
+        lambda f: f.astype({"id": "int32"}),
+        lambda f: f.astype({"id": "float64"}),
+        lambda f: f.assign(x=f["x"].fillna(0)),
+        lambda f: f.assign(s=f["s"].fillna("")),
+        lambda f: f.assign(t=f["t"].dt.tz_localize(None)),
+        lambda f: f.assign(x=f["x"].to_numpy()[::-1]),
+        lambda f: f.assign(t=f["t"] + pd.Timedelta(microseconds=1)),
+        lambda f: f.assign(ok=f["ok"].astype("int64")),
+    ],
+)
 def test_other_content_other_hash(other: Any) -> None:
     """Column order, names, types, values, their pairing in rows and the count of copies are content."""
     assert content_hash(other(table())) != content_hash(table())
@@ -56,8 +82,10 @@ def test_other_content_other_hash(other: Any) -> None:
 
 def test_texts_do_not_run_into_each_other() -> None:
     """Neighbouring texts are told apart by their lengths, and a text of digits from a number."""
+
     def texts(*values: str) -> str:
         return content_hash(pd.DataFrame({"s": list(values)}))
+
     assert len({texts("ab", "c"), texts("a", "bc"), texts("abc", ""), texts("", "abc", "")}) == 4
     assert content_hash(pd.DataFrame({"s": ["1"]})) != content_hash(pd.DataFrame({"s": [1]}))
 
@@ -68,12 +96,15 @@ def test_empty_tables_differ_by_their_columns() -> None:
     assert len({content_hash(frame) for frame in frames}) == 3
 
 
-@pytest.mark.parametrize(("frame", "match"), [
-    (pd.DataFrame({"a": [1, "x"]}), "'a' holds int, str"),
-    (pd.DataFrame({"a": [{"k": 1}]}), "'a' holds dict"),
-    (pd.DataFrame([[1, 2]], columns=["a", "a"]), "each once"),
-    (pd.DataFrame({0: [1]}), "must be strings"),
-])
+@pytest.mark.parametrize(
+    ("frame", "match"),
+    [
+        (pd.DataFrame({"a": [1, "x"]}), "'a' holds int, str"),
+        (pd.DataFrame({"a": [{"k": 1}]}), "'a' holds dict"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "each once"),
+        (pd.DataFrame({0: [1]}), "must be strings"),
+    ],
+)
 def test_what_cannot_be_kept_is_refused(frame: pd.DataFrame, match: str) -> None:
     """Mixed values and ambiguous names are a StoreError that names them."""
     with pytest.raises(StoreError, match=match):
@@ -158,11 +189,13 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.integration
 def test_killed_writers_leave_whole_snapshots(tmp_path: Path) -> None:
     """Writers killed at random moments leave nothing that reads wrong, and the next one completes the snapshot."""
-    code = ("import sys, pandas as pd; from pathlib import Path; from flows.stores.tables import write_snapshot\n"
-            "f = pd.DataFrame({'a': range(200_000)}); print('go', flush=True)\n"
-            "while True:\n"
-            "    s = write_snapshot(f, Path(sys.argv[1]), meta={})\n"
-            "    s.path.with_suffix('.json').unlink(); s.path.unlink()")
+    code = (
+        "import sys, pandas as pd; from pathlib import Path; from flows.stores.tables import write_snapshot\n"
+        "f = pd.DataFrame({'a': range(200_000)}); print('go', flush=True)\n"
+        "while True:\n"
+        "    s = write_snapshot(f, Path(sys.argv[1]), meta={})\n"
+        "    s.path.with_suffix('.json').unlink(); s.path.unlink()"
+    )
     frame = pd.DataFrame({"a": range(200_000)})
     id = content_hash(frame)[:16]
     for delay in (0.0, 0.05, 0.1):
