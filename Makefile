@@ -16,6 +16,7 @@ test: $(READY)   ## run the tests; ARGS="-m integration" goes to pytest
 
 check: $(READY)   ## lint, types and the architecture test
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_architecture.py
 

@@ -12,13 +12,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
-from bentos.runtime import clock, journal, manifest, rollout
+from bentos.runtime import clock, journal, manifest
 from bentos.runtime.home import replace
 from flows import usecases
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps import drift, page, plots, policy, sketches
-from flows.stores import answers, bentos, history, profiles
+from flows.stores import answers, bentos, history, profiles, transaction
 
 EVENT = "bentoflow.drift.detected"
 WINDOW = timedelta(days=31)
@@ -93,7 +93,7 @@ def check_drift(
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     end = until or clock.now(home, use_case) + timedelta(seconds=1)
     start = since or end - WINDOW
-    release = _champion(home, use_case)
+    release = transaction.champion_release(home, use_case)
     if release is None:
         log.warning("%s has no champion: nothing to check", use_case)
         return {"use_case": use_case, "state": "no_release"}
@@ -173,11 +173,6 @@ def _announce(result: dict[str, Any], path: Path, at: datetime, home: Path, *, e
         waits=result["waits"],
     )
     return event
-
-
-def _champion(home: Path, use_case: str) -> str | None:
-    found = rollout.read(rollout.rollout_path(home, use_case))
-    return next((arm.release for arm in found.arms if arm.name == rollout.CHAMPION), None) if found else None
 
 
 if __name__ == "__main__":

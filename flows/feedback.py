@@ -1,6 +1,7 @@
 """feedback: labels that arrive later, joined to the journal; live quality per month once enough are in."""
 
 import json
+import math
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bentos.runtime import clock, journal
+from bentos.runtime import clock, journal, manifest
 from bentos.runtime.home import replace
 from flows import usecases
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps import cohorts, metrics
-from flows.stores import answers, history, prepared, registry, tables
+from flows.steps import cohorts, live, metrics, page
+from flows.stores import answers, bentos, history, prepared, registry, tables, transaction
 from flows.usecases.spec import PathSource
 
 METRICS = ("roc_auc", "average_precision", "precision", "recall", "accuracy", "brier_skill", "calibration_error")
@@ -98,7 +99,7 @@ def feedback(
     labels: str | None = None,
     min_labels: int = MIN_LABELS,
 ) -> dict[str, Any]:
-    """Join mature labels to the journal and measure live quality per month; to MLflow, a file and an artifact.
+    """Join mature labels to the journal and measure live quality per month; to MLflow, a report and an artifact.
 
     `labels` names a parquet table with `request_id` and `label`; without it labels come from the prepared events.
     """
@@ -130,25 +131,18 @@ def feedback(
         labels=len(labelled),
         months={m["month"]: round(m["roc_auc"]["value"], 4) for m in result["months"]},
     )
-    create_markdown_artifact(key=f"{use_case}-feedback", markdown=as_markdown(case.title, result))
+    html = live.page(
+        case.title, result, promise(transaction.champion_release(home, use_case)), horizon_days=case.horizon_days
+    )
+    replace(home / "reports" / use_case / f"feedback-{moment:%Y-%m-%d}.html", page.render(html).encode())
+    create_markdown_artifact(key=f"{use_case}-feedback", markdown=live.as_markdown(case.title, result))
     log.info("%d of %d answers have a mature label", len(labelled), len(everything))
     return result
 
 
-def as_markdown(title: str, result: dict[str, Any]) -> str:
-    """Live quality per month as a table."""
-    lines = [
-        f"# {title}: live quality as of {result['as_of'][:10]}",
-        "",
-        "| month | labels | ROC AUC | average precision |",
-        "|---|---:|---:|---:|",
-    ]
-    for m in result["months"]:
-        cells = [
-            f"{m[k]['value']:.3f} ({m[k]['low']:.3f} to {m[k]['high']:.3f})" for k in ("roc_auc", "average_precision")
-        ]
-        lines.append(f"| {m['month']} | {m['labels']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def promise(release: str | None, metric: str = "roc_auc") -> float:
+    """What the gate measured for the release in charge; NaN without one."""
+    return manifest.load(bentos.model_folder(release)).metrics.get(metric, math.nan) if release else math.nan
 
 
 if __name__ == "__main__":

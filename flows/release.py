@@ -13,7 +13,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bentos.runtime import clock, manifest, rollout
+from bentos.runtime import clock, manifest
 from flows import usecases
 from flows.errors import GateError, ReleaseError, StoreError
 from flows.settings import Settings, settings
@@ -155,7 +155,7 @@ def release(
             at=clock.now(chosen.home, use_case).isoformat(),
             aliases={"champion": wanted.number, "challenger": None, "previous": before.get("champion")},
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
-            champion_before=_champion_release(chosen.home, use_case),
+            champion_before=transaction.champion_release(chosen.home, use_case),
         )
         result = carry_out(chosen, pending, folder, log)
     create_markdown_artifact(
@@ -164,11 +164,6 @@ def release(
         f"Release `{tag}`, bento `{bento}`, because: {reason}.",
     )
     return result
-
-
-def _champion_release(home: Path, use_case: str) -> str | None:
-    now = rollout.read(rollout.rollout_path(home, use_case))
-    return next((arm.release for arm in now.arms if arm.name == "champion"), None) if now else None
 
 
 @flow(name="rollback")
@@ -206,7 +201,7 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
                 "previous": champions[-3] if len(champions) > 2 else None,
             },
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
-            champion_before=_champion_release(chosen.home, use_case),
+            champion_before=transaction.champion_release(chosen.home, use_case),
         )
         return carry_out(chosen, pending, folder, log)
 

@@ -15,7 +15,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="BENTOFLOW_", frozen=True)
 
     home: Path = ROOT / ".bentoflow"
-    use_case: str = "churn"
     host: str = "127.0.0.1"
     service_port: int = 3000
     prefect_port: int = 4200

@@ -43,12 +43,29 @@ def run(
     return done
 
 
+def shell(home: Path, line: str, *, seconds: float = 600) -> str:
+    """Run a line of the README as a user whose virtual environment is active; its output."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", line],
+        cwd=ROOT,
+        env=env(home, PATH=path),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode:
+        raise AssertionError(f"{line} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
 @contextmanager
 def demo_home(folder: Path) -> Iterator[Path]:
     """A home in which the demo has run through the Makefile's command; everything is stopped afterwards."""
     home = folder / "loop"
     try:
-        run(home, "bentoflow", "demo", "--customers", str(CUSTOMERS), seconds=900)
+        shell(home, f"make demo ARGS='--customers {CUSTOMERS}'", seconds=900)
         yield home
     finally:
         for name in processes.names(home):

@@ -6,17 +6,22 @@ The tests of this module run in order and share one home.
 import json
 import random
 import re
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
-from bentos.runtime import journal, rollout
+from bentos.runtime import clock, journal, rollout
 from flows import processes
 from flows.stores import answers, transaction
 from tests import loop
 from tests.browser import assert_page_ok
+from tests.test_readme import commands
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
@@ -177,29 +182,17 @@ def test_bentoml_builds_and_serves_as_documented(home: Path) -> None:
     assert 0 < answer["probability"] < 1
 
 
-def serving(home: Path, name: str, port: int):  # type: ignore[no-untyped-def]
+@contextmanager
+def serving(home: Path, name: str, port: int) -> Iterator[str]:
     """`bentoml serve` on a port, stopped afterwards."""
-    import sys
-    from contextlib import contextmanager
-
-    @contextmanager
-    def running() -> Iterator[str]:
-        url = f"http://127.0.0.1:{port}"
-        processes.start(
-            home,
-            name,
-            [sys.executable, "-m", "bentoml", "serve", "--port", str(port), "--host", "127.0.0.1"],
-            url=url,
-            env=loop.env(home, BENTOML_HOME=str(home / "bentoml")),
-            cwd=loop.ROOT,
-        )
-        try:
-            processes.wait(home, name, lambda: processes.answers(f"{url}/readyz"), seconds=120)
-            yield url
-        finally:
-            processes.stop(home, name)
-
-    return running()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "bentoml", "serve", "--port", str(port), "--host", "127.0.0.1"]
+    processes.start(home, name, command, url=url, env=loop.env(home), cwd=loop.ROOT)
+    try:
+        processes.wait(home, name, lambda: processes.answers(f"{url}/readyz"), seconds=120)
+        yield url
+    finally:
+        processes.stop(home, name)
 
 
 def test_feast_applies_as_documented(home: Path) -> None:
@@ -210,8 +203,6 @@ def test_feast_applies_as_documented(home: Path) -> None:
 
 def test_mlflow_ui_shows_the_runs(home: Path) -> None:
     """`mlflow ui`, without options but a port, serves the registry that the demo filled."""
-    import sys
-
     port = processes.free_port()
     url = f"http://127.0.0.1:{port}"
     processes.start(
@@ -230,43 +221,69 @@ def test_mlflow_ui_shows_the_runs(home: Path) -> None:
     assert "champion" in {a["alias"] for a in found["registered_model"]["aliases"]}
 
 
-def test_up_starts_everything_a_storm_starts_one_training_and_down_stops_it(home: Path) -> None:
-    """Healthy addresses, scheduled runs, one training for a hundred drift events, and nothing left running."""
-    up = loop.run(home, "bentoflow", "up", seconds=600)
-    try:
-        urls = dict(re.findall(r"^(Prefect|MLflow|service) +(http\S+)", up.stdout, flags=re.M))
-        assert set(urls) == {"Prefect", "MLflow", "service"}
-        assert httpx.get(f"{urls['service']}/readyz", timeout=10).status_code == 200
-        api = f"{urls['Prefect']}/api"
-        storm(home, api, events=100)
-        assert trainings(api) == 1
-        scheduled = httpx.post(
-            f"{api}/flow_runs/count", json={"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-        )
-        assert scheduled.json() > 0
-        assert "version 1" in loop.run(home, "bentoflow", "status").stdout
-    finally:
-        down = loop.run(home, "bentoflow", "down")
-    assert "stopped" in down.stdout
+@pytest.fixture(scope="module")
+def stack(home: Path) -> Iterator[dict[str, str]]:
+    """`make up`, with the addresses that it printed; `make down` afterwards leaves nothing running."""
+    printed = loop.shell(home, "make up")
+    yield dict(re.findall(r"^(Prefect|MLflow|service) +(http\S+)", printed, flags=re.M))
+    assert "stopped" in loop.shell(home, "make down")
     assert not [name for name in processes.names(home) if processes.running(home, name)]
 
 
-def storm(home: Path, api: str, *, events: int) -> None:
-    """Emit drift events within a minute, then wait until the worker has nothing more to do."""
-    import time
+def test_up_starts_everything_healthy_and_scheduled(home: Path, stack: dict[str, str]) -> None:
+    """Prefect, MLflow and the service answer at the printed addresses, and cron schedules have made runs."""
+    assert set(stack) == {"Prefect", "MLflow", "service"}
+    assert httpx.get(f"{stack['service']}/readyz", timeout=10).status_code == 200
+    assert httpx.get(f"{stack['MLflow']}/health", timeout=10).status_code == 200
+    scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    url = f"{stack['Prefect']}/api/flow_runs/count"
+    assert eventually(lambda: httpx.post(url, json=scheduled, timeout=10).json() > 0, seconds=60)
 
+
+def test_every_command_of_the_readme_runs(home: Path, stack: dict[str, str]) -> None:
+    """What the README shows, in its order, in the home that the demo left; `make test` has a test of its own."""
+    shown = [c for c in commands() if not c.startswith(("make", "."))]
+    assert [c.split()[0] for c in shown] == ["bentoflow"] * 4 + ["curl"]
+    for line in shown:
+        printed = loop.shell(home, line.replace("localhost:3000", stack["service"].removeprefix("http://")))
+        assert printed.strip(), line
+    assert '"probability"' in printed
+
+
+def test_a_storm_of_drift_events_starts_one_training(home: Path, stack: dict[str, str]) -> None:
+    """A hundred events within a minute, on a real server with a real worker: one run, one version."""
+    api = f"{stack['Prefect']}/api"
+    for deployment in httpx.post(f"{api}/deployments/filter", json={}, timeout=10).json():
+        httpx.patch(f"{api}/deployments/{deployment['id']}", json={"paused": True}, timeout=10).raise_for_status()
+    clock.write(home, "churn", datetime(1998, 10, 15, tzinfo=UTC))  # beyond the cooldown of the last training
+    before, ran = [line for line in loop.lines(home) if line["action"].startswith("trained")], trainings(api)
+    storm(home, api, events=100, until=lambda: trainings(api) > ran)
+    assert trainings(api) == ran + 1
+    after = [line for line in loop.lines(home) if line["action"].startswith("trained")]
+    assert [line["reason"] for line in after[len(before) :]] == ["drift"]
+
+
+def eventually(condition: Callable[[], bool], *, seconds: float) -> bool:
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def storm(home: Path, api: str, *, events: int, until: Callable[[], bool]) -> None:
+    """Emit drift events within a minute, wait `until` a run started, then until the worker has nothing more to do."""
     code = (
         "from prefect.events import emit_event\n"
         f"for i in range({events}):\n"
         "    emit_event('bentoflow.drift.detected', {'prefect.resource.id': 'bentoflow.churn'}, payload={'i': i})\n"
     )
     loop.run(home, "python", "-c", code, PREFECT_API_URL=api)
-    deadline = time.monotonic() + 240
     active = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
-    while time.monotonic() < deadline and not trainings(api):
-        time.sleep(1)
-    while time.monotonic() < deadline and httpx.post(f"{api}/flow_runs/count", json=active, timeout=10).json():
-        time.sleep(1)
+    assert eventually(until, seconds=180)
+    assert eventually(lambda: not httpx.post(f"{api}/flow_runs/count", json=active, timeout=10).json(), seconds=240)
     time.sleep(5)  # a second run would have been started by now: the worker polls every two seconds
 
 

@@ -5,7 +5,7 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from flows.steps import plots
+from flows.steps import live, plots
 from flows.steps.page import (
     Badge,
     Block,
@@ -38,9 +38,10 @@ curl -s localhost:3000/predict -H 'content-type: application/json' -d '{{"user_i
 
 def page(facts: Mapping[str, Any], home: Path) -> Page:
     """The whole page; `facts` is what the chapters kept."""
+    promised = facts["first"]["metrics"]["roc_auc"]["value"]
     months = facts.get("feedback", {}).get("months", [])
     promoted = [r for r in facts.get("retrained", []) if r["verdict"] == "PROMOTE"]
-    live = ", ".join(f"{m['roc_auc']['value']:.3f}" for m in months) or "not measured"
+    measured = ", ".join(f"{m['roc_auc']['value']:.3f}" for m in months) or "not measured"
     return Page(
         title="Bentoflow: the closed loop on real purchases",
         subtitle="Customer churn on the CDNOW purchase log, 1997 to 1998: 69,659 purchases of 23,570 customers",
@@ -48,14 +49,14 @@ def page(facts: Mapping[str, Any], home: Path) -> Page:
             Badge(
                 "Loop closed" if promoted and facts.get("rollback") else "Loop ran",
                 "good",
-                f"Trained as of January 1998, live ROC AUC {live}; {len(facts['drift'])} drift checks, "
+                f"Trained as of January 1998, live ROC AUC {measured}; {len(facts['drift'])} drift checks, "
                 f"{len(facts.get('retrained', []))} retraining by event, {len(promoted)} better model rolled out, "
                 "one worse candidate refused, one rollback.",
             ),
         ),
         sections=(
             Section("What happened", "story", (Timeline(facts["events"]),)),
-            Section("Live quality, once labels were in", "live", _live(facts, months)),
+            Section("Live quality, once labels were in", "live", live.blocks(months, promised, horizon_days=90)),
             Section("The first version and its gates", "gates", _gates(facts)),
             Section("The model in pictures", "pictures", _pictures(facts["pictures"])),
             Section("Drift, month by month", "drift", _drift(facts, home)),
@@ -74,49 +75,6 @@ def page(facts: Mapping[str, Any], home: Path) -> Page:
     )
 
 
-def _live(facts: Mapping[str, Any], months: list[dict[str, Any]]) -> tuple[Block, ...]:
-    if not months:
-        return (Text("No month had enough mature labels."),)
-    promised = facts["first"]["metrics"]["roc_auc"]["value"]
-    auc = [m["roc_auc"] for m in months]
-    figure = plots.monthly_quality(
-        [m["month"] for m in months],
-        [a["value"] for a in auc],
-        [a["low"] for a in auc],
-        [a["high"] for a in auc],
-        promised=promised,
-        dummy=facts["first"]["dummy"]["roc_auc"],
-    )
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (
-            m["month"],
-            m["labels"],
-            f"{m['base_rate']:.1%}",
-            _interval(m["roc_auc"]),
-            _interval(m["average_precision"]),
-            _interval(m["brier_skill"]),
-            ", ".join(r.split(":")[-1] for r in m["releases"]),
-        )
-        for m in months
-    )
-    return (
-        Figure(figure, "Live ROC AUC per month with its interval, beside what the gate promised and the dummy"),
-        Table(
-            ("Month", "Labels", "Churned", "ROC AUC", "Average precision", "Brier skill", "Releases"),
-            rows,
-            f"Gate's promise: ROC AUC {promised:.3f}. The dummy answers the base rate to everybody: 0.5, skill 0.",
-        ),
-        Text(
-            "Intervals are 95 % bootstrap intervals over customers. Labels need 90 days, so a month is measured in the "
-            "fourth month after it."
-        ),
-    )
-
-
-def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
-
-
 def _gates(facts: Mapping[str, Any]) -> tuple[Block, ...]:
     first, training = facts["first"], facts["training"]
     found = facts["manifest"]
@@ -125,7 +83,7 @@ def _gates(facts: Mapping[str, Any]) -> tuple[Block, ...]:
         for r in training["gates"]["results"]
     )
     quality: tuple[tuple[Cell, ...], ...] = tuple(
-        (name, _interval(first["metrics"][name]), f"{first['dummy'][name]:.3f}")
+        (name, live.interval(first["metrics"][name]), f"{first['dummy'][name]:.3f}")
         for name in SHOWN
         if name in first["metrics"]
     )

@@ -56,6 +56,12 @@ def arms(champion: str | None, challenger: str | None = None) -> Rollout:
     return Rollout(tuple(found))
 
 
+def champion_release(home: Path, use_case: str) -> str | None:
+    """Tag of the release that answers now, by the rollout file; None before the first one."""
+    now = rollout.read(rollout.rollout_path(home, use_case))
+    return next((arm.release for arm in now.arms if arm.name == rollout.CHAMPION), None) if now else None
+
+
 def stage(home: Path, pending: Transaction) -> None:
     """Put the release beside the champion: it answers only who asks for it."""
     rollout.write(rollout.rollout_path(home, pending.use_case), arms(pending.champion_before, pending.release))
