@@ -116,11 +116,13 @@ def check_drift(
     verdict, now = judge(sorted(keys), reference, use_case, out)
     label = f"{start:%Y-%m-%d}_{end:%Y-%m-%d}"
     stem = home / "reports" / use_case / f"drift-{label}-{release.split(':')[-1]}"
+    waits = policy.cooldown(history.read(home, use_case), end, case.drift.cooldown_days)
     context = {
         "use case": case.title,
         "release": release,
-        "from": start.isoformat(),
-        "until": end.isoformat(),
+        "from": f"{start:%Y-%m-%d %H:%M}",
+        "until": f"{end:%Y-%m-%d %H:%M} UTC",
+        "training": waits or ("asked for by an event" if verdict.state == "drift" else "not needed"),
         "next": f"bentoflow train --use-case {use_case} --reason drift",
     }
     html = report(verdict, reference, now, stem.with_suffix(".html"), context)
@@ -133,7 +135,7 @@ def check_drift(
         "rows": verdict.n,
         "reasons": list(verdict.reasons),
         "drifted": [c.name for c in verdict.columns if c.drifted],
-        "waits": policy.cooldown(history.read(home, use_case), end, case.drift.cooldown_days),
+        "waits": waits,
         "psi": {c.name: c.psi for c in verdict.columns},
         "report": str(html),
         "profiles": sorted(keys),

@@ -92,6 +92,9 @@ def fresh(chosen: Settings, *, reset: bool) -> None:
 def demo(chosen: Settings, *, customers: int, reset: bool, say: Callable[[str], None]) -> Path:
     """Run the loop; the page's path. Everything that it started is stopped, also on an error or Ctrl-C."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("BENTOFLOW_PREFECT_PORT", "0")  # any free one
+    os.environ.setdefault("BENTOFLOW_SERVICE_PORT", "0")
+    chosen = Settings()
     fresh(chosen, reset=reset)
     story = Story(say=say, home=chosen.home)
     try:

@@ -21,7 +21,8 @@ from flows.steps import cohorts, live, metrics, page
 from flows.stores import answers, bentos, history, prepared, registry, tables, transaction
 from flows.usecases.spec import PathSource
 
-METRICS = ("roc_auc", "average_precision", "precision", "recall", "accuracy", "brier_skill", "calibration_error")
+RANKED = ("roc_auc", "average_precision", "brier_skill", "calibration_error")
+DECIDED = ("accuracy", "precision", "recall")
 MIN_LABELS = 200
 
 
@@ -73,16 +74,14 @@ def measure(month: str, labelled: pd.DataFrame, name: str, min_labels: int) -> d
     rows = labelled[labelled["time"].dt.strftime("%Y-%m") == month]
     if len(rows) < min_labels or rows["label"].nunique() < 2:
         return None
-    found = metrics.bootstrap(
-        rows["label"].to_numpy(),
-        rows["score"].to_numpy(),
-        float(rows["threshold"].iloc[-1]),
-        metrics=METRICS,
-        n=case.gates.bootstrap,
-        confidence=case.gates.confidence,
-        seed=case.seed,
-        groups=rows["entity"].to_numpy(),
-    )
+    label, entities = rows["label"].to_numpy(), rows["entity"].to_numpy()
+    options = {"n": case.gates.bootstrap, "confidence": case.gates.confidence, "seed": case.seed, "groups": entities}
+    # releases of a month may have different thresholds, so what counts is the decision that each answer carried
+    decided = (rows["score"] >= rows["threshold"]).to_numpy(dtype=np.float64)
+    found = {
+        **metrics.bootstrap(label, rows["score"].to_numpy(), 0.5, metrics=RANKED, **options),
+        **metrics.bootstrap(label, decided, 0.5, metrics=DECIDED, **options),
+    }
     return {
         "month": month,
         "labels": len(rows),
@@ -122,7 +121,9 @@ def feedback(
     }
     replace(home / "feedback" / f"{use_case}.json", json.dumps(result, indent=1).encode())
     with registry.run(registry.connect(use_case, home), f"feedback {moment.date()}", tags={"kind": "feedback"}):
-        registry.log(metrics={f"live_{m['month']}_{k}": m[k]["value"] for m in result["months"] for k in METRICS})
+        registry.log(
+            metrics={f"live_{m['month']}_{k}": m[k]["value"] for m in result["months"] for k in RANKED + DECIDED}
+        )
     history.append(
         home,
         use_case,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -104,14 +105,28 @@ def tail(path: str, lines: int = 12) -> str:
         return ""
 
 
+def listens(process: Process) -> bool:
+    """Whether the process or a descendant listens on its address, so that a neighbour's answer is not taken for its."""
+    port = urlsplit(process.url).port
+    if port is None:
+        return True
+    try:
+        leader = psutil.Process(process.pid)
+        family = [leader, *leader.children(recursive=True)]
+        found = [c for p in family for c in p.net_connections(kind="inet")]
+    except psutil.Error:
+        return False
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in found)
+
+
 def wait(home: Path, name: str, ready: Callable[[], bool], *, seconds: float) -> Process:
-    """Wait until `ready`; ProcessError with the end of the log when the process dies or the time runs out."""
+    """Wait until `ready` at its own address; ProcessError with the end of the log when it dies or time is up."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         process = running(home, name)
         if process is None:
             raise ProcessError(f"{name} ended at once; the end of its log:\n{tail(str(home / 'logs' / f'{name}.log'))}")
-        if ready():
+        if ready() and listens(process):
             return process
         time.sleep(0.1)
     log = home / "logs" / f"{name}.log"

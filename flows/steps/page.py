@@ -24,8 +24,8 @@ STATES: dict[str, tuple[str, Kind, str]] = {  # label, kind, what happens next
     "drift": (
         "Drift",
         "bad",
-        "A retraining is asked for. It starts unless one is running, the cooldown is not over or "
-        "the budget is spent; the new model answers only if it passes every gate.",
+        "A training is asked for by an event, unless the last one was too recent to have new labels; "
+        "the new model answers only if it passes every gate.",
     ),
     "none": ("No drift", "good", "Nothing. The next window is checked on schedule."),
     "not_enough_data": ("Not enough data", "warn", "Nothing is decided on so few rows; check again with more."),
