@@ -1,31 +1,35 @@
 """Fixtures for the whole suite: no test touches the project's own state."""
 
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from flows import environment
 
+STATE = pytest.StashKey[Path]()
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every tool's state lies in a temporary home, and no outside Prefect server is spoken to."""
-    before = dict(os.environ)
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any tool is imported, move all of their state to a temporary home; speak to no outside Prefect server."""
+    config.stash[STATE] = Path(tempfile.mkdtemp(prefix="bentoflow-tests-"))
     os.environ.pop("PREFECT_API_URL", None)
-    environment.apply(tmp_path_factory.mktemp("home"))
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    environment.apply(config.stash[STATE])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove that home."""
+    shutil.rmtree(config.stash[STATE], ignore_errors=True)
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh home that the environment points to."""
+    """A fresh home that the environment points to, Prefect's apart."""
     for name, value in environment.defaults(tmp_path / "home").items():
         if name != "PREFECT_HOME":
             monkeypatch.setenv(name, value)
-    for folder in ("mlflow", "prefect", "bentoml"):
+    for folder in ("mlflow", "bentoml"):
         (tmp_path / "home" / folder).mkdir(parents=True)
     return tmp_path / "home"

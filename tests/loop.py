@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,39 +23,33 @@ def env(home: Path, **more: str) -> dict[str, str]:
     return {**clean, **environment.defaults(home), "PYTHONWARNINGS": "default", **more}
 
 
+def _execute(command: list[str], environ: dict[str, str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """Run to the end with output in files: a killed process may leave children that would keep a pipe open."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environ, stdout=out, stderr=err, stdin=subprocess.DEVNULL, timeout=seconds
+        )
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
+
+
 def run(
     home: Path, *command: str, seconds: float = 300, check: bool = True, **more: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the virtual environment in the repository's root, as a user would."""
     binary = Path(sys.executable).parent / command[0]
-    done = subprocess.run(
-        [str(binary), *command[1:]],
-        cwd=ROOT,
-        env=env(home, **more),
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        stdin=subprocess.DEVNULL,
-    )
+    done = _execute([str(binary), *command[1:]], env(home, **more), seconds)
     if check and done.returncode:
-        raise AssertionError(
-            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        )
+        said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
     return done
 
 
 def shell(home: Path, line: str, *, seconds: float = 600) -> str:
     """Run a line of the README as a user whose virtual environment is active; its output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", line],
-        cwd=ROOT,
-        env=env(home, PATH=path),
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        stdin=subprocess.DEVNULL,
-    )
+    done = _execute(["bash", "-euo", "pipefail", "-c", line], env(home, PATH=path), seconds)
     if done.returncode:
         raise AssertionError(f"{line} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return done.stdout

@@ -136,42 +136,6 @@ def test_a_version_is_reproduced_from_its_snapshot(home: Path) -> None:
     assert re.search(r"equal +True", done.stdout)
 
 
-@pytest.mark.parametrize(
-    ("step", "outcome"),
-    [
-        ("intent", "reverted"),
-        ("staged", "reverted"),
-        ("smoked", "reverted"),
-        ("committed", "completed"),
-        ("switched", "completed"),
-    ],
-)
-def test_a_release_killed_after_any_step_is_settled_by_the_next_start(home: Path, step: str, outcome: str) -> None:
-    """Killed before the commit it reverts, killed after it completes; rollout, aliases and history agree."""
-    from flows.stores import registry
-
-    version = next(line["version"] for line in loop.lines(home, "promoted") if line["version"] != "1")
-    with loop.inside(home):
-        before = registry.aliases("churn")
-    done = loop.run(
-        home, "bentoflow", "release", "--version", version, "--reason", step, check=False, BENTOFLOW_KILL_AFTER=step
-    )
-    assert done.returncode == 137, done.stderr[-2000:]
-    assert transaction.read(home, "churn") is not None
-    with loop.inside(home):
-        assert (transaction.recover(home, "churn") or "").startswith(outcome)
-        assert transaction.read(home, "churn") is None
-        after = registry.aliases("churn")
-        served = rollout.read(rollout.rollout_path(home, "churn"))
-        assert served is not None
-        assert served.arms[0].release == registry.get("churn", after["champion"]).tags["release"]
-        assert after == (before if outcome == "reverted" else {"champion": version, "previous": before["champion"]})
-        if outcome == "completed":
-            back = loop.run(home, "bentoflow", "rollback")
-            assert "rolled back" in back.stdout
-            assert registry.aliases("churn")["champion"] == "1"
-
-
 def test_bentoml_builds_and_serves_as_documented(home: Path) -> None:
     """`bentoml build` makes a bento; `bentoml serve` in the repository answers for the champion."""
     assert "Successfully built Bento" in loop.run(home, "bentoml", "build").stdout
@@ -248,6 +212,44 @@ def test_every_command_of_the_readme_runs(home: Path, stack: dict[str, str]) -> 
         printed = loop.shell(home, line.replace("localhost:3000", stack["service"].removeprefix("http://")))
         assert printed.strip(), line
     assert '"probability"' in printed
+
+
+@pytest.mark.parametrize(
+    ("step", "outcome"),
+    [
+        ("intent", "reverted"),
+        ("staged", "reverted"),
+        ("smoked", "reverted"),
+        ("committed", "completed"),
+        ("switched", "completed"),
+    ],
+)
+def test_a_release_killed_after_any_step_is_settled_by_the_next_start(
+    home: Path, stack: dict[str, str], step: str, outcome: str
+) -> None:
+    """Killed before the commit it reverts, killed after it completes; rollout, aliases and history agree."""
+    from flows.stores import registry
+
+    version = next(line["version"] for line in loop.lines(home, "promoted") if line["version"] != "1")
+    with loop.inside(home):
+        before = registry.aliases("churn")
+    done = loop.run(
+        home, "bentoflow", "release", "--version", version, "--reason", step, check=False, BENTOFLOW_KILL_AFTER=step
+    )
+    assert done.returncode == 137, done.stderr[-2000:]
+    assert transaction.read(home, "churn") is not None
+    with loop.inside(home):
+        assert (transaction.recover(home, "churn") or "").startswith(outcome)
+        assert transaction.read(home, "churn") is None
+        after = registry.aliases("churn")
+        served = rollout.read(rollout.rollout_path(home, "churn"))
+        assert served is not None
+        assert served.arms[0].release == registry.get("churn", after["champion"]).tags["release"]
+        assert after == (before if outcome == "reverted" else {"champion": version, "previous": before["champion"]})
+        if outcome == "completed":
+            back = loop.run(home, "bentoflow", "rollback")
+            assert "rolled back" in back.stdout
+            assert registry.aliases("churn")["champion"] == "1"
 
 
 def test_a_storm_of_drift_events_starts_one_training(home: Path, stack: dict[str, str]) -> None:
