@@ -17,6 +17,9 @@ import psutil
 from flows.errors import BentoflowError
 
 
+_children: dict[int, subprocess.Popen[bytes]] = {}  # what this process started and must reap
+
+
 class ProcessError(BentoflowError):
     """A process did not start or did not become healthy; the end of its log is in the message."""
 
@@ -92,6 +95,7 @@ def start(
             start_new_session=True,
             env={**os.environ, **(env or {})},
         )
+    _children[child.pid] = child
     process = Process(name=name, pid=child.pid, started=_started(child.pid) or 0, url=url, log=str(log))
     _file(home, name).write_text(json.dumps(asdict(process)))
     return process
@@ -156,6 +160,8 @@ def stop(home: Path, name: str, *, seconds: float = 15.0) -> bool:
         with suppress(psutil.NoSuchProcess):
             survivor.kill()
     psutil.wait_procs(left, timeout=5.0)
+    if (child := _children.pop(process.pid, None)) is not None:
+        child.wait()
     _file(home, name).unlink(missing_ok=True)
     return True
 
