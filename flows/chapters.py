@@ -11,7 +11,7 @@ import pandas as pd
 from bentos.runtime import clock, journal, manifest
 from flows import processes
 from flows.check_drift import check_drift
-from flows.errors import ContractError, GateError
+from flows.errors import BentoflowError, ContractError, GateError
 from flows.explain import explain
 from flows.feedback import feedback
 from flows.prepare import prepare
@@ -101,6 +101,8 @@ def month(chosen: Settings, story: "Story", moment: datetime, customers: int, *,
 def retrained(chosen: Settings, story: "Story", moment: datetime, run: dict[str, Any], customers: int) -> None:
     """What the training did that the automation started, read from the registry."""
     newest = registry.versions(USE_CASE)[0]
+    if newest.tags.get("reason") != "drift":
+        raise BentoflowError(f"the event's run {run['name']} ({run['state_name']}) made no version; see worker.log")
     with_metrics = registry.metrics(newest)
     story.facts.setdefault("retrained", []).append(
         {

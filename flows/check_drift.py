@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -91,8 +91,8 @@ def check_drift(
     and no second event.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
-    end = until or clock.now(home, use_case) + timedelta(seconds=1)
-    start = since or end - WINDOW
+    end = utc(until) if until else clock.now(home, use_case) + timedelta(seconds=1)
+    start = utc(since) if since else end - WINDOW
     release = transaction.champion_release(home, use_case)
     if release is None:
         log.warning("%s has no champion: nothing to check", use_case)
@@ -146,15 +146,21 @@ def check_drift(
     return result
 
 
+def utc(moment: datetime) -> datetime:
+    """A naive time, as a command line or a form gives it, is UTC."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
 def _announce(result: dict[str, Any], path: Path, at: datetime, home: Path, *, emit: bool) -> str | None:
     """Keep the verdict; emit the event once for these answers. Gives the event's id, also if it was emitted before."""
     event = None
     if result["state"] == "drift" and emit and not result["waits"]:
-        event = str(uuid5(NAMESPACE_URL, json.dumps([result["release"], result["profiles"]])))
+        days = [result["since"][:10], result["until"][:10]]  # one event per release and window, however often it runs
+        event = str(uuid5(NAMESPACE_URL, json.dumps([result["release"], *days])))
     known = json.loads(path.read_text()) if path.exists() else {}
     if known.get("profiles") == result["profiles"] and known.get("event") == event and known:
         return event
-    if event is not None:
+    if event is not None and event != known.get("event"):
         emit_event(
             event=EVENT,
             resource={"prefect.resource.id": f"bentoflow.{result['use_case']}"},

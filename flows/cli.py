@@ -1,6 +1,7 @@
 """The `bentoflow` command: thin, each verb calls the flow or the function of that name."""
 
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +37,7 @@ def show(result: dict[str, Any]) -> None:
 
 @app.command()
 def demo(
-    customers: Annotated[int, typer.Option(help="customers replayed per month")] = 2_500,
+    customers: Annotated[int, typer.Option(min=600, help="customers replayed per month")] = 2_500,
     reset: Annotated[bool, typer.Option(help="start over even if the home holds other work")] = False,
 ) -> None:
     """Run the whole closed loop on real purchases; ends with a page."""
@@ -180,10 +181,13 @@ def home() -> None:
 
 
 def main() -> None:
-    """Entry point: an error of ours is one clear line and exit code 1."""
+    """Entry point: an error of ours is one line and exit code 1; PREFECT_LOGGING_LEVEL=INFO shows the flows' log."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     try:
         app()
-    except BentoflowError as error:
+    except (BentoflowError, ValueError, RuntimeError) as error:
+        if not isinstance(error, BentoflowError) and not type(error).__module__.startswith("bentos."):
+            raise
         typer.secho(f"{type(error).__name__}: {error}", fg=typer.colors.RED, err=True)
         raise SystemExit(1) from None
 

@@ -6,6 +6,7 @@ Months of 1998 are replayed one after the other: the clock of the use case moves
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -23,33 +24,17 @@ from flows import environment, processes, stack
 from flows.errors import BentoflowError
 from flows.settings import Settings, settings
 from flows.steps.page import Event, Kind
+from flows.stores import history, locks
 
 USE_CASE = "churn"
 START = datetime(1998, 1, 1, tzinfo=UTC)
 MONTHS = (START, *(datetime(1998, m, 1, tzinfo=UTC) for m in (2, 3, 4)))
 INJECTED = datetime(1998, 5, 1, tzinfo=UTC)
 END = datetime(1998, 7, 1, tzinfo=UTC)
+WORK = ("snapshots", "features", "history", "journal", "mlflow/artifacts", "releases", "scores", "feedback")
 STATE = (
-    "snapshots",
-    "quarantine",
-    "features",
-    "feast",
-    "mlflow",
-    "bentoml",
-    "prefect",
-    "journal",
-    "profiles",
-    "reports",
-    "history",
-    "rollout",
-    "clock",
-    "releases",
-    "feedback",
-    "scores",
-    "run",
-    "logs",
-    "locks",
-    "demo",
+    *("snapshots", "quarantine", "features", "feast", "mlflow", "bentoml", "prefect", "journal", "profiles", "reports"),
+    *("history", "rollout", "clock", "releases", "feedback", "scores", "run", "logs", "demo"),
 )
 MARKER = "demo.json"
 
@@ -72,21 +57,40 @@ class Story:
         self.events.append(Event(month or f"{spent:.0f} s", what, text, kind))
 
 
+def foreign(home: Path) -> bool:
+    """Whether the home holds work that a demo did not make, or that was added after the demo ended."""
+    kept = [name for name in WORK if any((home / name).rglob("*"))]
+    if not kept:
+        return False
+    try:
+        found = json.loads((home / MARKER).read_text())
+    except (OSError, ValueError):
+        return True
+    return bool(found.get("state") == "done" and found.get("history") != len(history.read(home, USE_CASE)))
+
+
 def fresh(chosen: Settings, *, reset: bool) -> None:
     """Empty the home of an earlier demo; work that is not a demo's is only removed when asked."""
     home = chosen.home
-    if (home / "history").exists() and not (home / MARKER).exists() and not reset:
+    if not reset and foreign(home):
         raise BentoflowError(
             f"{home} holds work that no demo made. Run the demo elsewhere, BENTOFLOW_HOME=/some/folder bentoflow demo, "
-            "or start over with bentoflow demo --reset"
+            "or remove that work and start over with bentoflow demo --reset"
         )
     for name in (stack.WORKER, *processes.names(home)):
         processes.stop(home, name)
-    for name in STATE:
-        shutil.rmtree(home / name, ignore_errors=True)
+    for path in (p for name in STATE for p in (home / name).glob("*")):
+        if path.name == "profiles.toml":  # a Prefect Cloud login
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     home.mkdir(parents=True, exist_ok=True)
-    (home / MARKER).write_text(json.dumps({"state": "running"}))
+    mark(home, "running")
     environment.apply(home)
+
+
+def mark(home: Path, state: str) -> None:
+    """Remember that the home is a demo's, and how much history it had when the demo ended."""
+    (home / MARKER).write_text(json.dumps({"state": state, "history": len(history.read(home, USE_CASE))}))
 
 
 def demo(chosen: Settings, *, customers: int, reset: bool, say: Callable[[str], None]) -> Path:
@@ -95,14 +99,20 @@ def demo(chosen: Settings, *, customers: int, reset: bool, say: Callable[[str], 
     os.environ.setdefault("BENTOFLOW_PREFECT_PORT", "0")  # any free one
     os.environ.setdefault("BENTOFLOW_SERVICE_PORT", "0")
     chosen = Settings()
-    fresh(chosen, reset=reset)
-    story = Story(say=say, home=chosen.home)
-    try:
-        with _deployed(chosen, story) as api:
-            return _loop(settings(), story, customers, api)
-    finally:
-        for name in (stack.WORKER, *processes.names(chosen.home)):
-            processes.stop(chosen.home, name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped then too
+    with locks.held(chosen.home, "demo") as alone:
+        if not alone:
+            raise BentoflowError(
+                f"another demo is running in {chosen.home}; wait for it, or use another BENTOFLOW_HOME"
+            )
+        fresh(chosen, reset=reset)
+        story = Story(say=say, home=chosen.home)
+        try:
+            with _deployed(chosen, story) as api:
+                return _loop(settings(), story, customers, api)
+        finally:
+            for name in (stack.WORKER, *processes.names(chosen.home)):
+                processes.stop(chosen.home, name)
 
 
 class _deployed:
@@ -195,7 +205,7 @@ def _loop(chosen: Settings, story: Story, customers: int, api: Api) -> Path:
     chapters.rolled_back(chosen, story)
     api.deployed.result(timeout=240)
     page = chapters.page(chosen, story)
-    (chosen.home / MARKER).write_text(json.dumps({"state": "done", "page": str(page)}))
+    mark(chosen.home, "done")
     story.say(
         f"\nThe page: {page}\nGo on:    make up, bentoflow status, "
         f"{Path(sys.executable).parent}/mlflow ui, prefect deploy --all, bentoml serve"

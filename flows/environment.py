@@ -7,6 +7,7 @@ has set wins. Standard library only.
 import os
 from pathlib import Path
 
+APPLIED = "BENTOFLOW_APPLIED_HOME"  # the home that the variables were last derived from
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -34,10 +35,13 @@ def defaults(home: Path) -> dict[str, str]:
 
 
 def apply(home: Path | None = None) -> None:
-    """Set what is unset in this process; a `home` given here moves every tool there."""
-    if home is not None:
-        os.environ.update(defaults(home))
-    for name, value in defaults(Path(os.environ.get("BENTOFLOW_HOME") or ROOT / ".bentoflow")).items():
-        os.environ.setdefault(name, value)
+    """Set what is unset in this process; a `home` given here, or a BENTOFLOW_HOME set anew, moves every tool there."""
+    wanted = Path(home or os.environ.get("BENTOFLOW_HOME") or ROOT / ".bentoflow").expanduser().resolve()
+    before = os.environ.get(APPLIED)
+    stale = defaults(Path(before)) if before else {}
+    for name, value in defaults(wanted).items():
+        if home is not None or name == "BENTOFLOW_HOME" or os.environ.get(name, stale.get(name)) == stale.get(name):
+            os.environ[name] = value
+    os.environ[APPLIED] = str(wanted)
     for folder in ("mlflow", "prefect", "bentoml"):
-        (Path(os.environ["BENTOFLOW_HOME"]) / folder).mkdir(parents=True, exist_ok=True)
+        (wanted / folder).mkdir(parents=True, exist_ok=True)

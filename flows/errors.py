@@ -10,6 +10,10 @@ class BentoflowError(Exception):
     """Anything that this stack refuses or cannot do."""
 
 
+class UseCaseError(BentoflowError):
+    """No use case of that name is declared."""
+
+
 class SourceError(BentoflowError):
     """A source could not be read; the message never holds credentials."""
 

@@ -1,6 +1,7 @@
 """Lineage and reproduction: from a request id back to its score, from a version back to its training."""
 
 import json
+import math
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +16,9 @@ from bentos.runtime.scorer import Scorer, decide
 from flows import usecases
 from flows.errors import StoreError
 from flows.settings import settings
-from flows.steps import candidate, cohorts, dossier
+from flows.steps import candidate, cohorts, dossier, metrics
 from flows.steps.search import Trial
-from flows.stores import answers, bentos, features, registry, tables
+from flows.stores import answers, bentos, features, lineage, registry, tables
 
 
 def explain(request_id: str, use_case: str) -> dict[str, Any]:
@@ -81,17 +82,23 @@ def reproduce(use_case: str, number: str, tolerance: float = 1e-6) -> dict[str, 
         training = candidate.mislabelled(training, kept.seed)
     trial = Trial(estimator=facts["estimator"], params=facts["params"], folds=(0.0,))
     scorer = candidate.fit(case, training, trial, _blank(kept))[2]
-    scores = scorer.score(test.x)
-    difference = float(np.max(np.abs(scores - predictions["score"].to_numpy())))
+    scores, threshold = scorer.score(test.x), scorer.manifest.threshold
+    same_rows = np.array_equal(test.entities, predictions["entity"].to_numpy())
+    difference = float(np.max(np.abs(scores - predictions["score"].to_numpy()))) if same_rows else math.inf
+    measured = metrics.classification(test.y, scores, threshold)
+    metric = max((abs(measured[k] - v) for k, v in kept.metrics.items() if k in measured), default=0.0)
+    same_frame = tables.content_hash(joined)[:16] == facts["frame"]
     return {
         "use_case": use_case,
         "version": number,
         "snapshot": kept.snapshot,
         "rows": len(scores),
-        "same_frame": tables.content_hash(joined)[:16] == facts["frame"],
-        "threshold": [kept.threshold, scorer.manifest.threshold],
+        "commit": f"{kept.commit[:12]} then, {lineage.commit()[:12]} now",
+        "same_frame": same_frame,
+        "threshold": [kept.threshold, threshold],
         "largest_score_difference": difference,
-        "equal": difference <= tolerance and bool((test.entities == predictions["entity"].to_numpy()).all()),
+        "largest_metric_difference": metric,
+        "equal": same_frame and max(difference, metric, abs(threshold - kept.threshold)) <= tolerance,
     }
 
 
@@ -105,10 +112,8 @@ def rebuilt(use_case: str, events: pd.DataFrame, as_of: pd.Timestamp, home: Path
     """The joined training frame as of a moment, from events alone, with a feature store below `home`."""
     case = usecases.load(use_case)
     for moment in cohorts.grid(case, cohorts.utc(case.first_cutoff), as_of):
-        frame = case.build_features(events, moment)
-        frame["event_timestamp"] = pd.Series(moment, index=frame.index).astype("datetime64[us, UTC]")
-        tables.write_table(frame, home / "features" / use_case / f"as_of={moment:%Y-%m-%d}.parquet")
-    before = os.environ["BENTOFLOW_HOME"]
+        features.write_partition(case, events, moment, home)
+    before = os.environ.get("BENTOFLOW_HOME", str(settings().home))
     os.environ["BENTOFLOW_HOME"] = str(home)  # the feature repository's paths depend on it
     try:
         store = features.open_store(home)

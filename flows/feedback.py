@@ -12,7 +12,7 @@ from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bentos.runtime import clock, journal, manifest
+from bentos.runtime import journal, manifest, rollout
 from bentos.runtime.home import replace
 from flows import usecases
 from flows.runner import task_runner
@@ -35,7 +35,7 @@ def from_events(name: str, frame: pd.DataFrame, snapshot: str, as_of: pd.Timesta
     events = tables.read_snapshot(home / "snapshots" / name, snapshot)
     parts = [
         group.assign(label=case.build_labels(events, group["entity"], cohorts.utc(str(moment))).to_numpy())
-        for moment, group in mature.groupby("time")
+        for moment, group in mature.groupby(mature["time"].dt.floor("D"))
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -103,12 +103,14 @@ def feedback(
     `labels` names a parquet table with `request_id` and `label`; without it labels come from the prepared events.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
-    moment = cohorts.utc(pd.Timestamp(as_of)) if as_of else cohorts.utc(pd.Timestamp(clock.now(home, use_case)))
+    newest = prepared.latest(home, use_case)[1]  # labels after it are not known, whatever the clock says
+    moment = min(cohorts.utc(pd.Timestamp(as_of)), newest) if as_of else newest
     parts = [p for p in collect.map(journal.segments(answers.folder(home, use_case))).result() if len(p)]
     if not parts:
         log.warning("the journal of %s is empty: nothing to measure", use_case)
         return {"use_case": use_case, "months": []}
     everything = pd.concat(parts, ignore_index=True)
+    everything = everything[everything["arm"] == rollout.CHAMPION]
     labelled = join(everything, use_case, labels, moment, home)
     months = sorted(labelled["time"].dt.strftime("%Y-%m").unique()) if len(labelled) else []
     measured = measure.map(months, unmapped(labelled), unmapped(use_case), unmapped(min_labels)).result()

@@ -1,5 +1,6 @@
 """prepare: source, contract, quarantine, snapshot, feature tables, Feast."""
 
+import dataclasses
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from prefect.cache_policies import NO_CACHE
 
 from bentos.runtime import clock
 from flows import usecases
-from flows.errors import ContractError
+from flows.errors import ContractError, SourceError
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps import cohorts, contract, privacy, quality
-from flows.stores import features, prepared, tables
-from flows.usecases.spec import PathSource, Source
+from flows.stores import features, locks, prepared, tables
+from flows.usecases.spec import PathSource, Source, UseCase
 
 
 @task(retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
@@ -26,16 +27,21 @@ def ingest(source: Source, time: str) -> pd.DataFrame:
 
 
 @task(cache_policy=NO_CACHE)
-def check(raw: pd.DataFrame, name: str) -> contract.Checked:
+def check(raw: pd.DataFrame, name: str, time_format: str | None) -> contract.Checked:
     """Enforce the contract; bad rows go to quarantine with their reason, also when they stop the run."""
-    use_case = usecases.load(name)
-    time_format = getattr(use_case.source, "time_format", None)
+    case, home = usecases.load(name), settings().home
     try:
-        checked = contract.check(raw, use_case.contract, time_format=time_format)
+        checked = contract.check(raw, case.contract, time_format=time_format)
     except ContractError as error:
         _quarantine(error.bad, name)
         raise
     _quarantine(checked.bad, name)
+    before = prepared.source_rows(home, name)
+    if len(checked.good) < (1 - case.contract.max_shrink) * before:
+        raise ContractError(
+            f"{len(checked.good)} good rows of {name}, the last prepare had {before}: a delivery that shrinks by more "
+            f"than {case.contract.max_shrink:.0%} is taken for cut off. Correct the source, or max_shrink"
+        )
     return checked
 
 
@@ -68,25 +74,29 @@ def feature_partition(
     folder: Path, snapshot_id: str, name: str, as_of: pd.Timestamp, home: Path
 ) -> pd.Timestamp | None:
     """Features of everybody known at one moment of the grid; gives the moment if the partition changed."""
-    use_case = usecases.load(name)
-    frame = use_case.build_features(tables.read_snapshot(folder, snapshot_id), as_of)
-    frame["event_timestamp"] = pd.Series(as_of, index=frame.index).astype("datetime64[us, UTC]")
-    changed = tables.write_table(frame, home / "features" / name / f"as_of={as_of:%Y-%m-%d}.parquet")
-    return as_of if changed else None
+    events = tables.read_snapshot(folder, snapshot_id)
+    return as_of if features.write_partition(usecases.load(name), events, as_of, home) else None
 
 
 @task(cache_policy=NO_CACHE)
-def materialise(name: str, end: pd.Timestamp, changed: list[pd.Timestamp], home: Path) -> str:
-    """`feast apply`, then bring the online store up to `end`."""
+def materialise(name: str, end: pd.Timestamp, home: Path) -> str:
+    """`feast apply`, then bring the online store to the newest partition up to `end`; a no-op where it holds that."""
     use_case = usecases.load(name)
     store = features.open_store(home)
     features.apply(store)
-    views = [v.name for v in features.service_views(store, use_case.feature_service)]
-    if not changed:
+    newest = max(cohorts.grid(use_case, _first(use_case), end))
+    path = home / "features" / name / f"as_of={newest:%Y-%m-%d}.parquet"
+    if features.holds(store, home, name, path):
         return "online store unchanged"
-    since = max(changed) - pd.Timedelta(seconds=1)
-    features.materialise(store, views, end=end.to_pydatetime(), changed_since=since.to_pydatetime())
-    return f"online store holds the features of {max(changed).date()}"
+    views = [v.name for v in features.service_views(store, use_case.feature_service)]
+    since = newest - pd.Timedelta(seconds=1)
+    features.materialise(store, views, start=since.to_pydatetime(), end=end.to_pydatetime())
+    features.remember_online(store, home, name, path)
+    return f"online store holds the features of {newest.date()}"
+
+
+def _first(use_case: UseCase) -> pd.Timestamp:
+    return cohorts.utc(use_case.first_cutoff) - pd.DateOffset(months=1)
 
 
 def build_feature_tables(
@@ -94,7 +104,7 @@ def build_feature_tables(
 ) -> list[pd.Timestamp]:
     """Map `feature_partition` over the grid up to `end`; the moments whose partition changed."""
     use_case = usecases.load(use_case_name)
-    moments = cohorts.grid(use_case, cohorts.utc(use_case.first_cutoff) - pd.DateOffset(months=1), end)
+    moments = cohorts.grid(use_case, _first(use_case), end)
     done = feature_partition.map(
         unmapped(snap.path.parent), unmapped(snap.id), unmapped(use_case_name), moments, unmapped(home)
     ).result()
@@ -107,25 +117,26 @@ def prepare(
 ) -> dict[str, Any]:
     """Prepare a use case's data as it was known at `as_of` (default: now; for a finished log, the day after its end).
 
-    `source` overrides the location of a file source for one run, for example `{"url": "s3://…", "format": "parquet"}`.
+    `source` replaces fields of the declared source for one run, for example `{"url": "s3://…", "format": "parquet"}`.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
-    checked = check(ingest(PathSource(**source) if source else case.source, case.time), use_case)
+    chosen = _override(case.source, source)
+    checked = check(ingest(chosen, case.time), use_case, getattr(chosen, "time_format", None))
     last = checked.good[case.time].max()
     moment = (
         cohorts.utc(pd.Timestamp(as_of))
         if as_of
         else ((last + pd.Timedelta(days=1)).floor("D") if case.clock == "data" else pd.Timestamp.now("UTC"))
     )
-    snap = snapshot(checked.good, use_case, moment)
-    log.info(
-        "snapshot %s: %d rows before %s%s", snap.id, snap.rows, moment.date(), "" if snap.created else " (unchanged)"
-    )
-    changed = build_feature_tables(use_case, snap, moment, home)
-    log.info(materialise(use_case, moment, changed, home))
-    if case.clock == "data":
-        clock.write(home, use_case, moment.to_pydatetime())
-    prepared.remember(home, use_case, snap.id, moment)
+    with locks.held(home, f"data-{use_case}", wait=True):
+        snap = snapshot(checked.good, use_case, moment)
+        log.info("snapshot %s: %d rows before %s", snap.id, snap.rows, moment.date())
+        prepared.forget(home, use_case)  # until features and snapshot agree again, nothing can be trained on them
+        changed = build_feature_tables(use_case, snap, moment, home)
+        if case.clock == "data":
+            clock.write(home, use_case, moment.to_pydatetime())
+        log.info(materialise(use_case, moment, home))
+        prepared.remember(home, use_case, snap.id, moment, source_rows=len(checked.good))
     report = quality.quality(tables.read_snapshot(snap.path.parent, snap.id), case.contract)
     create_markdown_artifact(
         key=f"{use_case}-prepare",
@@ -141,6 +152,19 @@ def prepare(
         "quarantined": len(checked.bad),
         "partitions_changed": len(changed),
     }
+
+
+def _override(source: Source, changes: dict[str, Any] | None) -> Source:
+    """The declared source with some of its fields replaced for one run."""
+    if not changes:
+        return source
+    if isinstance(source, PathSource) and changes.get("format", source.format) != source.format:
+        changes = {"names": (), "skip_rows": 0, **changes}
+    try:
+        return dataclasses.replace(source, **changes)
+    except TypeError as error:
+        known = ", ".join(f.name for f in dataclasses.fields(source))
+        raise SourceError(f"cannot override the source: {error}. A {type(source).__name__} has {known}") from error
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import psutil
 
 from flows.errors import BentoflowError
 
-
+MARK = "BENTOFLOW_PROCESS"
 _children: dict[int, subprocess.Popen[bytes]] = {}  # what this process started and must reap
 
 
@@ -82,6 +82,7 @@ def start(
     """Start a command in its own process group, output to a log; gives the living one of that name if there is one."""
     if (alive := running(home, name)) is not None:
         return alive
+    _sweep(home, name)
     log = home / "logs" / f"{name}.log"
     for folder in (log.parent, home / "run"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,7 @@ def start(
             stdin=subprocess.DEVNULL,
             cwd=cwd,
             start_new_session=True,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(env or {}), MARK: _mark(home, name)},
         )
     _children[child.pid] = child
     process = Process(name=name, pid=child.pid, started=_started(child.pid) or 0, url=url, log=str(log))
@@ -150,7 +151,7 @@ def stop(home: Path, name: str, *, seconds: float = 15.0) -> bool:
     process = running(home, name)
     if process is None:
         _file(home, name).unlink(missing_ok=True)
-        return False
+        return _sweep(home, name)
     leader = psutil.Process(process.pid)
     family = [leader, *leader.children(recursive=True)]  # BentoML's workers leave the process group
     with suppress(psutil.NoSuchProcess):
@@ -164,6 +165,22 @@ def stop(home: Path, name: str, *, seconds: float = 15.0) -> bool:
         child.wait()
     _file(home, name).unlink(missing_ok=True)
     return True
+
+
+def _mark(home: Path, name: str) -> str:
+    return f"{home}:{name}"
+
+
+def _sweep(home: Path, name: str) -> bool:
+    """End what a killed process of that name left behind: its descendants inherit a mark in their environment."""
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == _mark(home, name) and process.pid != os.getpid():
+                process.kill()
+                left.append(process)
+    psutil.wait_procs(left, timeout=5.0)
+    return bool(left)
 
 
 def names(home: Path) -> list[str]:

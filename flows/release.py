@@ -18,7 +18,7 @@ from flows import usecases
 from flows.errors import GateError, ReleaseError, StoreError
 from flows.settings import Settings, settings
 from flows.steps import tenure
-from flows.stores import bentos, history, locks, registry, transaction
+from flows.stores import bentos, history, lineage, locks, registry, transaction
 from flows.targets import local
 
 Target = Literal["local"]
@@ -40,6 +40,12 @@ def exclusive(home: Path, use_case: str) -> Iterator[None]:
         yield
 
 
+def settle(home: Path, use_case: str) -> str | None:
+    """Complete or revert what a killed release left, unless one is at it right now; says which, or None."""
+    with locks.held(home, f"release-{use_case}") as alone:
+        return transaction.recover(home, use_case) if alone else None
+
+
 def releasable(use_case: str, number: str | None) -> registry.Version:
     """The version to release; GateError unless its gates said PROMOTE, against the champion that is still in charge."""
     version = registry.get(use_case, number) if number else registry.by_alias(use_case, "challenger")
@@ -50,6 +56,10 @@ def releasable(use_case: str, number: str | None) -> registry.Version:
         raise GateError(
             f"version {version.number} of {use_case} cannot be released: its verdict is "
             f"{version.verdict or 'missing'}. {reasons}".strip()
+        )
+    if version.tags.get("drill"):
+        raise GateError(
+            f"version {version.number} of {use_case} was trained with a planted fault (a drill): never released"
         )
     champion = registry.by_alias(use_case, "champion")
     against = version.tags.get("judged_against", "")
@@ -84,6 +94,7 @@ def build(tag: str, use_case: str, folder: Path) -> str:
     labels = {
         "model": tag.replace(":", "-"),
         "commit": found.commit.replace("+", "-"),
+        "code_commit": lineage.commit().replace("+", "-"),
         "snapshot": found.snapshot,
         **{
             name: f"{found.metrics[name]:.4f}"
@@ -114,7 +125,7 @@ def carry_out(chosen: Settings, pending: transaction.Transaction, folder: Path, 
         checkpoint("staged")
         log.info(verify(chosen, pending, folder))
         checkpoint("smoked")
-    except Exception as error:
+    except BaseException as error:  # Ctrl-C too
         transaction.revert(home, pending, f"{type(error).__name__}: {error}"[:500])
         raise
     done = transaction.commit(home, pending)
@@ -136,8 +147,10 @@ def release(
     chosen, log = settings(), get_run_logger()
     usecases.load(use_case)
     with exclusive(chosen.home, use_case):
-        if (recovered := transaction.recover(chosen.home, use_case)) is not None:
-            log.warning("an interrupted release was %s", recovered)
+        if (settled := transaction.recover(chosen.home, use_case)) is not None:
+            log.warning("an interrupted release was %s", settled)
+            if version is None:
+                return {"use_case": use_case, "action": settled}
         wanted = releasable(use_case, version)
         before = registry.aliases(use_case)
         if before.get("champion") == wanted.number:
@@ -172,8 +185,9 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
     chosen, log = settings(), get_run_logger()
     usecases.load(use_case)
     with exclusive(chosen.home, use_case):
-        if (recovered := transaction.recover(chosen.home, use_case)) is not None:
-            log.warning("an interrupted release was %s", recovered)
+        if (settled := transaction.recover(chosen.home, use_case)) is not None:
+            log.warning("an interrupted release was %s; say rollback again if you still want it", settled)
+            return {"use_case": use_case, "action": settled}
         champions = tenure.stack(history.read(chosen.home, use_case))
         if len(champions) < 2:
             raise ReleaseError(f"{use_case} has no previous release to go back to; see `bentoflow status`")

@@ -1,6 +1,6 @@
 """score: batch scoring of a table to parquet through the scorer that also serves, one output file per partition."""
 
-import hashlib
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bentos.runtime import clock
+from bentos.runtime.home import replace
 from bentos.runtime.scorer import Scorer, decide
 from flows import usecases
-from flows.errors import ContractError, ReleaseError
+from flows.errors import ContractError, ReleaseError, StoreError
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps import cohorts
-from flows.stores import bentos, features, registry, tables
-from flows.usecases.spec import PathSource
+from flows.steps import cohorts, contract
+from flows.stores import bentos, features, prepared, registry, tables
+from flows.usecases.spec import Contract, PathSource, UseCase
 
 
 def score_frame(scorer: Scorer, joined: pd.DataFrame, risks: tuple[str, str]) -> pd.DataFrame:
@@ -41,22 +41,44 @@ def score_partition(
 ) -> tuple[str, bool]:
     """Score one chunk; gives its file and whether it was computed now, since a finished chunk is never done again."""
     case = usecases.load(name)
-    key = hashlib.sha256(f"{release}|{as_of.isoformat()}|{tables.content_hash(part)}".encode()).hexdigest()[:24]
-    path = out / f"part-{key}.parquet"
+    path = out / f"part-{tables.content_hash(part)[:24]}.parquet"
     if path.exists():
         return path.name, False
     scorer = Scorer.load(bentos.model_folder(release))
     rows = part[[case.entity]].assign(event_timestamp=as_of).astype({"event_timestamp": "datetime64[us, UTC]"})
     joined = features.point_in_time(features.open_store(home), rows, scorer.manifest.feature_service)
     scored = score_frame(scorer, joined, scorer.manifest.risks)
-    unknown = joined[scorer.manifest.names].isna().all(axis=1)
-    result = pd.concat([joined[[case.entity]], scored], axis=1).assign(
-        features=np.where(unknown, "missing", "ok"), release=release, as_of=as_of
-    )
-    result.loc[unknown, "score"] = np.nan
-    result.loc[unknown, "decision"] = None
+    known = joined[case.entity].isin(pd.read_parquet(newest_partition(home, name, as_of))[case.entity])
+    expired = known & joined[scorer.manifest.names].isna().all(axis=1)
+    state = np.where(~known, "unknown", np.where(expired, "expired", "ok"))
+    refused = ~known | (expired & (scorer.manifest.stale == "reject"))  # as the service answers 404 and 409
+    result = pd.concat([joined[[case.entity]], scored], axis=1).assign(features=state, release=release, as_of=as_of)
+    result.loc[refused, "score"] = np.nan
+    result.loc[refused, "decision"] = None
     tables.write_table(result, path)
     return path.name, True
+
+
+def newest_partition(home: Path, use_case: str, as_of: pd.Timestamp) -> Path:
+    """The newest feature partition up to a moment; ReleaseError if nothing was prepared until then."""
+    found = [
+        p
+        for p in (home / "features" / use_case).glob("as_of=*.parquet")
+        if cohorts.utc(p.stem.removeprefix("as_of=")) <= as_of
+    ]
+    if not found:
+        raise StoreError(f"no features of {use_case} up to {as_of.date()}: run `bentoflow prepare`")
+    return max(found)
+
+
+def entities(table: str, case: UseCase) -> pd.DataFrame:
+    """The entity column of a parquet or csv table; ContractError if it is not there or a value is no entity."""
+    frame = tables.read(PathSource(url=table, format="csv" if ".csv" in Path(table).name else "parquet"))
+    if case.entity not in frame:
+        raise ContractError(f"{table} has no column {case.entity!r}, it has {', '.join(map(str, frame.columns))}")
+    column = next(c for c in case.contract.columns if c.name == case.entity)
+    checked = contract.check(frame[[case.entity]], Contract(columns=(column,), max_bad_share=0, max_duplicate_share=1))
+    return checked.good
 
 
 @flow(name="score", task_runner=task_runner())
@@ -69,39 +91,30 @@ def score(
 ) -> dict[str, Any]:
     """Score the entities of a parquet or csv table (a path or fsspec URL) with the champion; parquet files in `out`.
 
-    Without a table everybody known at the newest prepare is scored, without `out` to `scores/` in the home. Unknown
-    entities get no score. A killed run goes on where it stopped; the same run again computes nothing.
+    Without a table everybody known at the newest prepare is scored. The result lies in `out`, by default below
+    `scores/` in the home, in one folder per moment, release and snapshot. Unknown entities get no score. A killed run
+    goes on where it stopped; the same run again computes nothing. `_SUCCESS.json` lists the files and comes last.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     champion = registry.by_alias(use_case, "champion")
     if champion is None or "release" not in champion.tags:
         raise ReleaseError(f"{use_case} has no released champion: run `bentoflow train` and `bentoflow release`")
-    moment = cohorts.utc(pd.Timestamp(as_of or clock.now(home, use_case)))
-    table = table or str(max((home / "features" / use_case).glob("as_of=*.parquet"), default="nothing is prepared"))
-    frame = tables.read(PathSource(url=table, format="csv" if table.endswith(".csv") else "parquet"))
-    if case.entity not in frame:
-        raise ContractError(f"{table} has no column {case.entity!r}, it has {', '.join(map(str, frame.columns))}")
-    if not pd.api.types.is_integer_dtype(frame[case.entity]):
-        raise ContractError(
-            f"column {case.entity!r} of {table} is {frame[case.entity].dtype}, it must hold whole numbers"
-        )
-    folder = Path(out) if out else home / "scores" / use_case / f"{moment:%Y-%m-%d}"
+    snapshot, newest = prepared.latest(home, use_case)
+    moment = cohorts.utc(pd.Timestamp(as_of)) if as_of else newest
+    frame = entities(table or str(newest_partition(home, use_case, moment)), case)
+    release = champion.tags["release"]
+    label = f"{moment:%Y-%m-%dT%H%M}_{release.split(':')[-1]}_{snapshot[:8]}"
+    folder = (Path(out) if out else home / "scores" / use_case) / label
     folder.mkdir(parents=True, exist_ok=True)
-    parts = partitions(frame[[case.entity]], partition_rows)
-    done = score_partition.map(
-        parts,
-        unmapped(use_case),
-        unmapped(champion.tags["release"]),
-        unmapped(moment),
-        unmapped(folder),
-        unmapped(home),
-    ).result()
-    files = [name for name, _ in done]
-    computed = sum(new for _, new in done)
+    parts = partitions(frame, partition_rows)
+    constant = [unmapped(x) for x in (use_case, release, moment, folder, home)]
+    done = score_partition.map(parts, *constant).result()
+    files, computed = [name for name, _ in done], sum(new for _, new in done)
     log.info("%d rows in %d partitions, %d of them computed now", len(frame), len(parts), computed)
+    replace(folder / "_SUCCESS.json", json.dumps({"rows": len(frame), "files": files}).encode())
     create_markdown_artifact(
         key=f"{use_case}-score",
         markdown=f"# {case.title}: {len(frame)} rows scored\n\n"
-        f"Release `{champion.tags['release']}` as of {moment.date()}, {len(files)} files in `{folder}`.",
+        f"Release `{release}` as of {moment.date()}, {len(files)} files in `{folder}`.",
     )
     return {"use_case": use_case, "rows": len(frame), "files": files, "computed": computed, "out": str(folder)}

@@ -4,6 +4,7 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
+from pydantic import field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.environment import ROOT
@@ -23,6 +24,11 @@ class Settings(BaseSettings):
     dask_address: str | None = None  # of a running scheduler; a local cluster is started without one
     dask_workers: int = 2
     mask_key: str | None = None  # keys the masking of personal data; generated once if unset
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().resolve()
 
     def key(self) -> bytes:
         """The masking key: from the environment, else kept in a private file so that masks stay stable."""

@@ -109,9 +109,12 @@ def start_mlflow(chosen: Settings) -> Process:
 
 def up(chosen: Settings, use_case: str, say: Callable[[str], None]) -> None:
     """Start everything that does not run yet, wait until each is healthy, and say its address."""
+    from flows.release import settle
     from flows.stores import registry
     from flows.targets import local
 
+    if (settled := settle(chosen.home, use_case)) is not None:
+        say(f"settled   an interrupted release, {settled}")
     start_server(chosen)
     mlflow = start_mlflow(chosen)
     api = wait_server(chosen)

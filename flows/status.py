@@ -4,20 +4,22 @@ from pathlib import Path
 from typing import Any
 
 from bentos.runtime import clock, journal, rollout
-from flows import processes
+from flows import processes, usecases
 from flows.settings import Settings
 from flows.stores import answers, history, registry, transaction
+from flows.targets import local
 
 
 def status(chosen: Settings, use_case: str) -> dict[str, Any]:
     """The state of a use case as stored evidence shows it."""
+    usecases.load(use_case)
     home = chosen.home
     lines = history.read(home, use_case)
     champion = registry.by_alias(use_case, "champion")
     since = next((line for line in reversed(lines) if line["action"] in {"promoted", "rolled back"}), None)
     segments = journal.segments(answers.folder(home, use_case))
     pending = transaction.read(home, use_case)
-    service = processes.running(home, f"service-{use_case}")
+    service = processes.running(home, local.process_name(use_case))
     return {
         "use case": use_case,
         "clock": clock.now(home, use_case).isoformat(),

@@ -10,11 +10,13 @@ import pandas as pd
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from threadpoolctl import threadpool_limits
 
 from bentos.runtime import clock
 from bentos.runtime.manifest import Manifest
 from flows import usecases
-from flows.release import release
+from flows.errors import StoreError
+from flows.release import release, settle
 from flows.settings import settings
 from flows.steps import candidate as candidates
 from flows.steps import cohorts, dossier, gates, policy, search
@@ -83,7 +85,12 @@ def train(
         if wait:
             log.warning("not training %s: %s", use_case, wait)
             return {"use_case": use_case, "skipped": wait}
-        result = _train(usecases.load(use_case), as_of, reason, drill, home)
+        settle(home, use_case)
+        history.append(
+            home, use_case, "training started", at=clock.now(home, use_case), reason=reason, drill=drill, as_of=as_of
+        )
+        with threadpool_limits(1):  # on tables this small, more threads of a numerical library wait for each other
+            result = _train(usecases.load(use_case), as_of, reason, drill, home)
     log.info("version %s: %s. %s", result["version"], result["verdict"], " ".join(result["reasons"]))
     if release_if_better and result["verdict"] == "PROMOTE":
         result["release"] = release(use_case, result["version"], reason=reason)
@@ -97,13 +104,20 @@ def _cooldown(case: UseCase, home: Path) -> str | None:
 def _train(case: UseCase, as_of: datetime | None, reason: str, drill: Drill | None, home: Path) -> dict[str, Any]:
     snapshot, newest = prepared.latest(home, case.name)
     moment = cohorts.utc(pd.Timestamp(as_of)) if as_of else newest
-    joined = assemble(case.name, snapshot, moment, home)
+    if moment > newest:
+        raise StoreError(
+            f"{case.name} is prepared until {newest.date()}, asked was {moment.date()}: labels would look mature "
+            f"that are not. Run `bentoflow prepare --use-case {case.name} --as-of {moment.date()}`"
+        )
+    with locks.held(home, f"data-{case.name}", wait=True):  # so that no prepare rewrites the features meanwhile
+        joined = assemble(case.name, snapshot, moment, home)
     names = features.feature_names(features.open_store(home), case.feature_service)
     everything, parts = candidates.table(case, joined, names), cohorts.split(case, moment)
     held_out = everything.times == np.datetime64(parts.test.tz_localize(None))
     training, test = everything.part(~held_out), everything.part(held_out)
     if drill == "shuffled_labels":
         training = candidates.mislabelled(training, case.seed)
+    rival = versions.rival(case, joined, parts.test, home)
     facts = {
         "snapshot": snapshot,
         "as_of": moment.isoformat(),
@@ -112,7 +126,7 @@ def _train(case: UseCase, as_of: datetime | None, reason: str, drill: Drill | No
         "reason": reason,
         "seed": case.seed,
         "drill": drill,
-        "champion": registry.aliases(case.name).get("champion"),
+        "champion": rival[0] if rival else None,
         "frame": tables.content_hash(joined)[:16],
         "source": str(home / "snapshots" / case.name / f"{snapshot}.parquet"),
     }
@@ -120,14 +134,13 @@ def _train(case: UseCase, as_of: datetime | None, reason: str, drill: Drill | No
     with registry.run(experiment, f"train {moment.date()}", tags={"kind": "train", "reason": reason}) as run_id:
         found = find(case, training, experiment)
         draft = dossier.draft(case, run_id, facts)
-        rival = versions.rival(case, joined, parts.test, home)
-        built = build(case, training, test, found, draft, rival)
+        built = build(case, training, test, found, draft, rival[1] if rival else None)
         verdict = gates.judge(built.evidence, case.gates)
         outcome = dossier.Outcome(
             case=case, built=built, verdict=verdict, found=found, train=training, test=test, facts=facts
         )
         version = record(outcome, run_id)
-    if verdict.verdict == "PROMOTE":
+    if verdict.verdict == "PROMOTE" and not drill:
         registry.set_aliases(case.name, {"challenger": version.number})
     metrics = {name: asdict(value) for name, value in built.intervals.items()}
     history.append(

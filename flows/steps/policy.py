@@ -4,20 +4,20 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
+RETRY_DAYS = 1  # after a training that started and left no verdict
+
 
 def cooldown(history: Iterable[dict[str, Any]], now: datetime, days: int) -> str | None:
-    """Why a drift-triggered training must wait, or None: the last training (drills aside) is under `days` ago.
+    """Why a drift-triggered training must wait, or None: the last judged one is under `days` ago, or one just failed.
 
-    Both times are on the use case's clock. Fewer days than the label's horizon bring no new labels to learn from.
+    Both times are on the use case's clock; drills do not count. Fewer days than the label's horizon bring no new
+    labels to learn from.
     """
-    trained = [
-        datetime.fromisoformat(line["at"])
-        for line in history
-        if str(line["action"]).startswith("trained") and not line.get("drill")
-    ]
-    if not trained:
+    lines = [line for line in history if str(line["action"]).startswith("train") and not line.get("drill")]
+    if not lines:
         return None
-    until = max(trained) + timedelta(days=days)
-    return (
-        f"in cooldown until {until.date()}: trained {max(trained).date()}, {days} days apart" if now < until else None
-    )
+    last = lines[-1]
+    when = datetime.fromisoformat(last["at"])
+    wait = RETRY_DAYS if last["action"] == "training started" else days
+    until = when + timedelta(days=wait)
+    return f"in cooldown until {until.date()}: trained {when.date()}, {wait} days apart" if now < until else None

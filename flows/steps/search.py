@@ -14,7 +14,6 @@ from sklearn.metrics import brier_score_loss
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from threadpoolctl import threadpool_limits
 
 from flows.usecases.spec import UseCase
 
@@ -162,6 +161,5 @@ def search(
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=use_case.seed))
-        with threadpool_limits(1):  # more threads on rows this few only wait for each other
-            study.optimize(objective, n_trials=each, show_progress_bar=progress)
+        study.optimize(objective, n_trials=each, show_progress_bar=progress)
     return choose(trials, use_case.estimators)

@@ -2,23 +2,25 @@
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bentos.runtime import manifest
 from flows.environment import ROOT
 from flows.errors import StoreError
 
 
 def has_model(tag: str) -> bool:
-    """Whether the model store holds the tag."""
+    """Whether the model store holds the tag whole: a copy that was interrupted does not count."""
     import bentoml
-    from bentoml.exceptions import NotFound
+    from bentoml.exceptions import BentoMLException
 
     try:
-        bentoml.models.get(tag)
-    except NotFound:
+        found = manifest.load(Path(bentoml.models.get(tag).path))
+    except (BentoMLException, manifest.ManifestError):
         return False
-    return True
+    return tag.endswith(found.digest()[:8])
 
 
 def model_folder(tag: str) -> Path:
@@ -35,9 +37,12 @@ def model_folder(tag: str) -> Path:
 def keep_model(tag: str, folder: Path, labels: Mapping[str, str]) -> None:
     """Copy a release folder into the model store; a no-op where the tag is there, since the tag holds the hash."""
     import bentoml
+    from bentoml.exceptions import BentoMLException
 
     if has_model(tag):
         return
+    with suppress(BentoMLException):
+        bentoml.models.delete(tag)  # what an interrupted copy left
     with bentoml.models.create(tag, module="bentoflow", labels=dict(labels)) as model:
         shutil.copytree(folder, model.path, dirs_exist_ok=True)
 

@@ -1,8 +1,9 @@
 """Feast on the offline side: apply the feature repository, point-in-time joins, materialisation."""
 
+import json
 import sqlite3
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
 from datetime import datetime
 from importlib.util import module_from_spec, spec_from_file_location
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bentos.runtime.home import replace
 from bentos.runtime.online import repo_config
 from flows.environment import ROOT
 from flows.errors import StoreError
 from flows.steps import cohorts
+from flows.stores import tables
 from flows.usecases.spec import UseCase
 
 REPO = ROOT / "feature_repo"
@@ -119,6 +122,13 @@ def point_in_time(store: Any, entities: pd.DataFrame, service: str) -> pd.DataFr
     return joined.sort_values("_row").drop(columns="_row").reset_index(drop=True)
 
 
+def write_partition(use_case: UseCase, events: pd.DataFrame, moment: pd.Timestamp, home: Path) -> bool:
+    """Features of everybody known at a moment of the grid, as the file that Feast reads; False if it was so already."""
+    frame = use_case.build_features(events, moment)
+    frame["event_timestamp"] = pd.Series(moment, index=frame.index).astype("datetime64[us, UTC]")
+    return tables.write_table(frame, home / "features" / use_case.name / f"as_of={moment:%Y-%m-%d}.parquet")
+
+
 def training_frame(store: Any, use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
     """Entities and labels at every cut-off known as of a moment, joined with the features of then."""
     known = events[events[use_case.time] < as_of]
@@ -127,14 +137,33 @@ def training_frame(store: Any, use_case: UseCase, events: pd.DataFrame, as_of: p
     return point_in_time(store, rows, use_case.feature_service)
 
 
-def materialise(store: Any, views: Iterable[str], *, end: datetime, changed_since: datetime | None) -> None:
-    """Bring the online store up to `end`; from `changed_since` on again where rows of the past were rewritten."""
-    names: Sequence[str] = list(views)
+def materialise(store: Any, views: Iterable[str], *, start: datetime, end: datetime) -> None:
+    """Write the newest row per entity with an event time in `(start, end]` into the online store."""
     with quiet():
-        if changed_since is not None:
-            store.materialize(start_date=changed_since, end_date=end, feature_views=names)
-        else:
-            store.materialize_incremental(end_date=end, feature_views=names)
+        store.materialize(start_date=start, end_date=end, feature_views=list(views))
+
+
+def _state(store: Any, partition: Path) -> dict[str, Any]:
+    """What tells one online store, and one version of a partition's file, from another."""
+    online = store.config.online_store
+    file = Path(getattr(online, "path", "") or "/nonexistent")
+    return {
+        "online": f"{online.type} {getattr(online, 'connection_string', '').split(',')[0]}",
+        "file": file.stat().st_ino if file.exists() else None,
+        "partition": partition.name,
+        "written": partition.stat().st_mtime_ns,
+    }
+
+
+def holds(store: Any, home: Path, use_case: str, partition: Path) -> bool:
+    """Whether the online store was last materialised, to the end, from this version of the partition."""
+    path = home / "feast" / f"online-{use_case}.json"
+    return path.exists() and json.loads(path.read_text()) == _state(store, partition)
+
+
+def remember_online(store: Any, home: Path, use_case: str, partition: Path) -> None:
+    """Record that the online store holds the partition; whatever fails before this is done again next time."""
+    replace(home / "feast" / f"online-{use_case}.json", json.dumps(_state(store, partition)).encode())
 
 
 def write_online(store: Any, view: str, rows: pd.DataFrame) -> None:

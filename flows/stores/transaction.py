@@ -4,10 +4,11 @@ Before `commit` everything can be undone, from `commit` on everything will be do
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 from bentos.runtime import rollout
 from bentos.runtime.home import replace as write_file
@@ -30,6 +31,7 @@ class Transaction:
     champion_before: str | None  # release tag
     bento: str = ""
     committed: bool = False
+    id: str = field(default_factory=lambda: uuid4().hex)
 
 
 def path(home: Path, use_case: str) -> Path:
@@ -81,16 +83,16 @@ def switch(home: Path, pending: Transaction) -> None:
 
 def record(home: Path, pending: Transaction) -> None:
     """Aliases, then one line of history, then the end of the transaction."""
-    registry.set_aliases(pending.use_case, pending.aliases)
     registry.tag(pending.use_case, pending.version, release=pending.release, bento=pending.bento)
+    registry.set_aliases(pending.use_case, pending.aliases)
     lines = history.read(home, pending.use_case)
-    if not any(line.get("transaction") == _key(pending) for line in lines):
+    if not any(line.get("transaction") == pending.id for line in lines):
         history.append(
             home,
             pending.use_case,
             pending.action,
             at=datetime.fromisoformat(pending.at),
-            transaction=_key(pending),
+            transaction=pending.id,
             version=pending.version,
             release=pending.release,
             bento=pending.bento,
@@ -118,10 +120,6 @@ def revert(home: Path, pending: Transaction, why: str) -> None:
         reason=why,
     )
     path(home, pending.use_case).unlink(missing_ok=True)
-
-
-def _key(pending: Transaction) -> str:
-    return f"{pending.action} {pending.release} {pending.at} over {pending.champion_before}"
 
 
 def recover(home: Path, use_case: str) -> str | None:

@@ -61,8 +61,8 @@ def record(outcome: Outcome, run_id: str) -> registry.Version:
     return registry.register(uri, case.name, run_id, tags)
 
 
-def rival(case: UseCase, joined: pd.DataFrame, test_time: pd.Timestamp, home: Path) -> Rival | None:
-    """The champion's scorer with its own features of the test rows; None before the first release.
+def rival(case: UseCase, joined: pd.DataFrame, test_time: pd.Timestamp, home: Path) -> tuple[str, Rival] | None:
+    """Number and scorer of the champion with its own features of the test rows; None before the first release.
 
     A champion that cannot be loaded or compared is a StoreError, never a missing one: that would let anything pass.
     """
@@ -78,4 +78,4 @@ def rival(case: UseCase, joined: pd.DataFrame, test_time: pd.Timestamp, home: Pa
         rows = features.point_in_time(store, rows[[case.entity, "event_timestamp"]], service)
     if missing := sorted(set(names) - set(rows)):
         raise StoreError(f"champion {version.number} needs {missing}, which Feast no longer has: it cannot be compared")
-    return Rival(scorer, rows[names].to_numpy(dtype=np.float64))
+    return version.number, Rival(scorer, rows[names].to_numpy(dtype=np.float64))

@@ -3,6 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
+from flows.errors import UseCaseError
 from flows.usecases.spec import UseCase
 
 _HERE = Path(__file__).parent
@@ -14,9 +15,9 @@ def known() -> tuple[str, ...]:
 
 
 def load(name: str) -> UseCase:
-    """The use case of that name; ValueError names the known ones."""
+    """The use case of that name; UseCaseError names the known ones."""
     if name not in known():
-        raise ValueError(
+        raise UseCaseError(
             f"no use case {name!r}; known: {', '.join(known())}. "
             f"Add feature_repo/{name}.py, flows/usecases/{name}.py, bentos/{name}.py"
         )

@@ -75,6 +75,7 @@ class Contract:
     unique: tuple[str, ...] = ()
     max_bad_share: float = 0.01
     max_duplicate_share: float = 0.02
+    max_shrink: float = 0.2  # of the source's good rows since the last prepare: more looks like a delivery cut off
 
 
 @dataclass(frozen=True, kw_only=True)
