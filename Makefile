@@ -4,6 +4,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
 ONLY   ?=
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: demo test check up down bench clean help
@@ -12,7 +13,7 @@ demo: $(READY)   ## run the whole closed loop on real purchases and write a page
 	@$(BIN)/bentoflow demo $(ARGS)
 
 test: $(READY)   ## run the tests; ARGS="-m integration" goes to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(READY)   ## lint, types and the architecture test
 	@$(BIN)/ruff check .

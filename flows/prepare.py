@@ -137,7 +137,8 @@ def prepare(
             clock.write(home, use_case, moment.to_pydatetime())
         log.info(materialise(use_case, moment, home))
         prepared.remember(home, use_case, snap.id, moment, source_rows=len(checked.good))
-    report = quality.quality(tables.read_snapshot(snap.path.parent, snap.id), case.contract)
+    kept = [c.name for c in case.contract.columns if c.pii != "drop"]
+    report = quality.quality(tables.read_snapshot(snap.path.parent, snap.id), kept)
     create_markdown_artifact(
         key=f"{use_case}-prepare",
         markdown=f"# {case.title}: snapshot {snap.id}\n\n{snap.rows} rows before {moment.date()}, "

@@ -25,10 +25,10 @@ class Settings(BaseSettings):
     dask_workers: int = 2
     mask_key: str | None = None  # keys the masking of personal data; generated once if unset
 
-    @field_validator("home")
+    @field_validator("home", mode="before")
     @classmethod
-    def _absolute(cls, home: Path) -> Path:
-        return home.expanduser().resolve()
+    def _absolute(cls, home: str | Path) -> Path:
+        return Path(str(home).strip() or ROOT / ".bentoflow").expanduser().resolve()
 
     def key(self) -> bytes:
         """The masking key: from the environment, else kept in a private file so that masks stay stable."""

@@ -14,10 +14,13 @@ def cooldown(history: Iterable[dict[str, Any]], now: datetime, days: int) -> str
     labels to learn from.
     """
     lines = [line for line in history if str(line["action"]).startswith("train") and not line.get("drill")]
-    if not lines:
+    waits = [
+        (when + timedelta(days=wait), when, wait)
+        for line in lines
+        for when in [datetime.fromisoformat(line["at"])]
+        for wait in [RETRY_DAYS if line["action"] == "training started" else days]
+    ]
+    if not waits or now >= max(waits)[0]:
         return None
-    last = lines[-1]
-    when = datetime.fromisoformat(last["at"])
-    wait = RETRY_DAYS if last["action"] == "training started" else days
-    until = when + timedelta(days=wait)
-    return f"in cooldown until {until.date()}: trained {when.date()}, {wait} days apart" if now < until else None
+    until, when, wait = max(waits)
+    return f"in cooldown until {until.date()}: trained {when.date()}, {wait} days apart"

@@ -41,8 +41,9 @@ def find(home: Path, use_case: str, request_id: str) -> dict[str, Any]:
     """The one answer of that request id; StoreError if the journal has none."""
     needle = request_id.encode()
     for path in reversed(journal.segments(folder(home, use_case))):
-        if needle in path.read_bytes():
-            for record in journal.read(path):
-                if record["request_id"] == request_id:
-                    return record
+        if path.exists() and needle not in path.read_bytes():
+            continue
+        for record in journal.read(path):  # finds a segment that was closed, and so renamed, meanwhile
+            if record["request_id"] == request_id:
+                return record
     raise StoreError(f"no answer {request_id!r} in the journal of {use_case} below {folder(home, use_case)}")

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
@@ -23,6 +24,7 @@ from flows.stores import tables
 from flows.usecases.spec import UseCase
 
 REPO = ROOT / "feature_repo"
+_ONE_AT_A_TIME = threading.Lock()  # Feast's DuckDB store has one connection a process and refuses a second caller
 
 
 @contextmanager
@@ -107,7 +109,7 @@ def point_in_time(store: Any, entities: pd.DataFrame, service: str) -> pd.DataFr
     keys = sorted({key for view in service_views(store, service) for key in view.join_keys})
     on = [*keys, "event_timestamp"]
     base = entities[on].drop_duplicates()
-    with quiet():
+    with _ONE_AT_A_TIME, quiet():
         got = store.get_historical_features(entity_df=base, features=store.get_feature_service(service)).to_df()
     names = feature_names(store, service)
     got["event_timestamp"] = pd.to_datetime(got["event_timestamp"], utc=True).astype(base["event_timestamp"].dtype)
@@ -139,7 +141,7 @@ def training_frame(store: Any, use_case: UseCase, events: pd.DataFrame, as_of: p
 
 def materialise(store: Any, views: Iterable[str], *, start: datetime, end: datetime) -> None:
     """Write the newest row per entity with an event time in `(start, end]` into the online store."""
-    with quiet():
+    with _ONE_AT_A_TIME, quiet():
         store.materialize(start_date=start, end_date=end, feature_views=list(views))
 
 

@@ -110,11 +110,16 @@ def revert(home: Path, pending: Transaction, why: str) -> None:
     else:
         rollout.write(file, arms(pending.champion_before))
     registry.set_aliases(pending.use_case, pending.aliases_before)
+    lines = history.read(home, pending.use_case)
+    if any(line.get("transaction") == pending.id for line in lines):
+        path(home, pending.use_case).unlink(missing_ok=True)
+        return
     history.append(
         home,
         pending.use_case,
         "reverted",
         at=datetime.fromisoformat(pending.at),
+        transaction=pending.id,
         version=pending.version,
         release=pending.release,
         reason=why,

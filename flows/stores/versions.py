@@ -12,7 +12,7 @@ from flows.errors import StoreError
 from flows.steps import dossier, gates
 from flows.steps.candidate import Rival
 from flows.steps.dossier import Outcome
-from flows.stores import features, profiles, registry
+from flows.stores import features, profiles, registry, transaction
 from flows.usecases.spec import UseCase
 
 PARAMETERS = ("snapshot", "as_of", "commit", "lock", "reason", "frame")
@@ -68,6 +68,11 @@ def rival(case: UseCase, joined: pd.DataFrame, test_time: pd.Timestamp, home: Pa
     """
     version = registry.by_alias(case.name, "champion")
     if version is None:
+        if (served := transaction.champion_release(home, case.name)) is not None:
+            raise StoreError(
+                f"{served} answers for {case.name}, but the registry names no champion: a candidate would pass as the "
+                "first version. Point MLFLOW_TRACKING_URI to the registry that made it, or roll it out again"
+            )
         return None
     with TemporaryDirectory() as folder:
         scorer = Scorer.load(registry.release_files(version, Path(folder)))

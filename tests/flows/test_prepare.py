@@ -99,14 +99,25 @@ def test_too_many_bad_rows_stop_the_run_and_are_quarantined_too(
     assert not clock.clock_path(empty, "churn").exists()
 
 
-def test_as_of_hides_later_rows(empty: Path, feed: dict[str, str], tmp_path: Path) -> None:
+def test_as_of_hides_later_rows(
+    empty: Path, feed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows at or after `as_of` are in no snapshot and no feature, so that taking them away changes nothing."""
     done = prepare("churn", EARLY, feed)
     assert snapshot(empty)["purchased_at"].max() < pd.Timestamp(EARLY)
     assert clock.now(empty, "churn") == EARLY
+    use(monkeypatch, contract=replace(SMALL.contract, max_shrink=1.0))
     without = altered(feed, tmp_path, lambda f: f[f["purchased_at"] < "19970501"])
     again = prepare("churn", EARLY, without)
     assert (again["snapshot"], again["partitions_changed"]) == (done["snapshot"], 0)
+
+
+def test_a_delivery_that_was_cut_off_stops_the_run(prepared: Path, feed: dict[str, str], tmp_path: Path) -> None:
+    """A feed with far fewer rows than the last time changes nothing of what is prepared."""
+    before = pointer.latest(prepared, "churn")
+    with pytest.raises(ContractError, match="taken for cut off"):
+        prepare("churn", datetime(1998, 1, 1, tzinfo=UTC), altered(feed, tmp_path, lambda f: f.head(len(f) // 2)))
+    assert pointer.latest(prepared, "churn") == before
 
 
 def test_too_few_rows_before_as_of_stop_the_run(empty: Path, feed: dict[str, str]) -> None:

@@ -1,0 +1,98 @@
+"""Answers: the journal's records of a window, as frames, and the one of a request."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bentos.runtime import journal
+from bentos.runtime.journal import Journal
+from flows.errors import StoreError
+from flows.stores import answers
+
+NOW = datetime(1998, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def record(number: int, at: datetime = NOW, **changes: Any) -> dict[str, Any]:
+    given = {
+        "request_id": f"{number:032x}",
+        "time": at.isoformat(),
+        "entity": number,
+        "features": {"recency": float(number), "spend": None},
+        "score": number / 10,
+        "release": "churn:v1",
+        "arm": "champion",
+        "smoke": False,
+    }
+    return given | changes
+
+
+def segment(home: Path, *records: dict[str, Any]) -> Path:
+    log = Journal(answers.folder(home, "churn"))
+    log.append(list(records))
+    log.close()
+    return journal.segments(answers.folder(home, "churn"))[-1]
+
+
+def ids(found: list[dict[str, Any]]) -> list[int]:
+    return [r["entity"] for r in found]
+
+
+def test_the_window_is_half_open(tmp_path: Path) -> None:
+    """The first moment belongs to it, the last one does not."""
+    path = segment(tmp_path, record(1, NOW - DAY), record(2), record(3, NOW + DAY), record(4, NOW + DAY / 2))
+    assert ids(answers.rows(path, since=NOW, until=NOW + DAY)) == [2, 4]
+
+
+def test_smoke_other_releases_and_other_arms_are_left_out(tmp_path: Path) -> None:
+    """Who asks for a release or an arm gets its live answers only."""
+    path = segment(
+        tmp_path, record(1), record(2, smoke=True), record(3, release="churn:v2"), record(4, arm="challenger")
+    )
+    window = {"since": NOW, "until": NOW + DAY}
+    assert ids(answers.rows(path, **window)) == [1, 3, 4]
+    assert ids(answers.rows(path, **window, release="churn:v1")) == [1, 4]
+    assert ids(answers.rows(path, **window, release="churn:v1", arm="champion")) == [1]
+
+
+def test_features_and_score_become_a_frame(tmp_path: Path) -> None:
+    """Numbers in the asked order, NaN for null and for what a record lacks; no record gives typed empty columns."""
+    frame = answers.features_frame([record(1), record(2)], ["spend", "recency", "other"])
+    assert list(frame.columns) == ["spend", "recency", "other", "score"]
+    assert frame["recency"].tolist() == [1.0, 2.0]
+    assert np.isnan(frame[["spend", "other"]].to_numpy()).all()
+    empty = answers.features_frame([], ["spend"])
+    assert (len(empty), list(empty.dtypes)) == (0, [np.dtype("float64")] * 2)
+
+
+def test_one_answer_is_found_by_its_request_id(tmp_path: Path) -> None:
+    """Whichever segment it is in, also one that is still open."""
+    segment(tmp_path, record(1), record(2))
+    segment(tmp_path, record(3))
+    log = Journal(answers.folder(tmp_path, "churn"))
+    log.append([record(4)])
+    for number in (1, 2, 3, 4):
+        assert answers.find(tmp_path, "churn", f"{number:032x}")["entity"] == number
+    log.close()
+
+
+def test_an_unknown_request_is_an_error_that_names_the_journal(tmp_path: Path) -> None:
+    """The message has the id and the folder that was searched."""
+    segment(tmp_path, record(1))
+    with pytest.raises(StoreError, match=f"no answer 'nope' in the journal of churn below {tmp_path}"):
+        answers.find(tmp_path, "churn", "nope")
+
+
+def test_a_segment_that_is_rotated_meanwhile_is_searched_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service may finish its segment between the listing and the reading."""
+    log = Journal(answers.folder(tmp_path, "churn"))
+    log.append([record(1)])
+    listed = journal.segments(answers.folder(tmp_path, "churn"))
+    log.close()
+    monkeypatch.setattr(journal, "segments", lambda folder: listed)
+    assert answers.find(tmp_path, "churn", f"{1:032x}")["entity"] == 1

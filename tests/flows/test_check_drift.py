@@ -1,0 +1,198 @@
+"""check_drift: a pure function of the journal; one event per release and window, and none within the cooldown."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flows.check_drift as module
+from flows.check_drift import check_drift
+from flows.steps import plots
+from flows.stores import history
+from tests.flows.conftest import Bases, answers_of, champion, holdout, journalled
+
+WITHIN = datetime(1998, 2, 1, tzinfo=UTC)  # the cooldown ends 90 days after the training of 1998-01-01
+AFTER = datetime(1998, 5, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    """One picture, drawn once."""
+    return plots.drift_bars(["a"], [0.1], 0.2)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The events that are emitted, kept here instead of sent."""
+    found: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "emit_event", lambda **event: found.append(event))
+    return found
+
+
+@pytest.fixture
+def events(drawn: list[dict[str, Any]], picture: bytes, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """As `drawn`, with the same picture everywhere in the reports, since drawing takes most of the time."""
+    monkeypatch.setattr(plots, "compare_bins", lambda *args: picture)
+    monkeypatch.setattr(plots, "drift_bars", lambda *args: picture)
+    return drawn
+
+
+def check(moment: datetime = AFTER, **more: Any) -> dict[str, Any]:
+    return check_drift("churn", since=moment - timedelta(days=1), until=moment + timedelta(days=1), **more)
+
+
+def fill(
+    home: Path, bases: Bases, *, rows: int = 2_000, factor: float = 1.0, moment: datetime = AFTER, **more: Any
+) -> None:
+    """Journal the held-out rows as answers of that moment, their amounts multiplied."""
+    chosen = holdout(bases).sample(rows, random_state=3)
+    money = ["avg_purchase_amount", "spend_90d"]
+    shifted = chosen.assign(**(chosen[money] * factor))
+    journalled(home, answers_of(champion(home), shifted, moment, **more), segments=3)
+
+
+def lines(home: Path) -> list[dict[str, Any]]:
+    return [line for line in history.read(home, "churn") if line["action"].startswith("drift")]
+
+
+def test_without_a_champion_there_is_nothing_to_check(prepared: Path, events: list[Any]) -> None:
+    """Before the first release the flow says so and leaves no trace."""
+    assert check_drift("churn")["state"] == "no_release"
+    assert lines(prepared) == []
+
+
+def test_an_empty_journal_is_not_enough_data(released: Path, events: list[Any]) -> None:
+    """Without a single answer the verdict is not_enough_data, and a report says so."""
+    found = check()
+    assert (found["state"], found["rows"], found["event"]) == ("not_enough_data", 0, None)
+    assert Path(found["report"]).exists()
+
+
+def test_too_few_answers_are_not_enough_data(released: Path, bases: Bases, events: list[Any]) -> None:
+    """Fewer rows than the rules ask for decide nothing, however far they have moved."""
+    fill(released, bases, rows=499, factor=100)
+    found = check()
+    assert (found["state"], found["rows"], found["event"]) == ("not_enough_data", 499, None)
+    assert events == []
+
+
+def test_the_reference_itself_does_not_drift(released: Path, bases: Bases, events: list[Any]) -> None:
+    """The held-out rows, answered by the service, are exactly what they are compared with: PSI 0, verdict none."""
+    fill(released, bases)
+    found = check()
+    assert (found["state"], found["rows"], found["drifted"]) == ("none", 2_000, [])
+    assert max(found["psi"].values()) == pytest.approx(0, abs=1e-9)
+    assert events == []
+
+
+def test_a_shift_is_drift_with_one_event_and_a_report(released: Path, bases: Bases, drawn: list[Any]) -> None:
+    """Amounts in cents: the verdict names the columns, one event carries it, and the report is a whole page."""
+    fill(released, bases, factor=100)
+    found = check()
+    assert found["state"] == "drift"
+    assert {"avg_purchase_amount", "spend_90d"} <= set(found["drifted"])
+    assert "tenure_months" not in found["drifted"]
+    (event,) = drawn
+    assert str(event["id"]) == found["event"]
+    assert event["event"] == "bentoflow.drift.detected"
+    assert event["resource"] == {"prefect.resource.id": "bentoflow.churn"}
+    assert event["payload"]["rows"] == 2_000
+    html = Path(found["report"]).read_text()
+    assert "avg_purchase_amount" in html
+    assert html.rstrip().endswith("</html>")
+    assert lines(released)[-1]["event"] == found["event"]
+
+
+def test_a_second_run_emits_nothing_new(released: Path, bases: Bases, events: list[Any]) -> None:
+    """Over the same answers the result is the same, event id included; no event and no line of history are added."""
+    fill(released, bases, factor=100)
+    first = check()
+    told = lines(released)
+    assert check() == first
+    assert len(events) == 1
+    assert lines(released) == told
+
+
+def test_more_answers_in_the_window_are_another_verdict(released: Path, bases: Bases, events: list[Any]) -> None:
+    """New answers in the same window are judged again, with one more line, but the window asks for one training."""
+    fill(released, bases, factor=100)
+    first = check()
+    fill(released, bases, rows=600, factor=100)
+    second = check()
+    assert second["rows"] == first["rows"] + 600
+    assert second["event"] == first["event"]
+    assert (len(events), len(lines(released))) == (1, 2)
+
+
+def test_within_the_cooldown_no_event_is_emitted(released: Path, bases: Bases, events: list[Any]) -> None:
+    """Drift shortly after a training is reported with why it waits, and asks for nothing."""
+    fill(released, bases, factor=100, moment=WITHIN)
+    found = check(WITHIN)
+    assert (found["state"], found["event"]) == ("drift", None)
+    assert "in cooldown until 1998-04-01" in found["waits"]
+    assert events == []
+    assert lines(released)[-1]["waits"] == found["waits"]
+
+
+def test_emit_false_only_looks(released: Path, bases: Bases, events: list[Any]) -> None:
+    """With emit=False the verdict is the same and no event leaves; a later run with it still emits one."""
+    fill(released, bases, factor=100)
+    looked = check(emit=False)
+    assert (looked["state"], looked["event"], events) == ("drift", None, [])
+    assert check()["event"] == str(events[0]["id"])
+
+
+def test_a_killed_run_is_finished_with_the_same_verdict(released: Path, bases: Bases, events: list[Any]) -> None:
+    """With half of the profiles there, and neither report nor verdict, the next run ends with the same result."""
+    fill(released, bases, factor=100)
+    first = check()
+    folder = released / "profiles" / "churn"
+    kept = {p.name: p.read_bytes() for p in folder.iterdir()}
+    (folder / f"{first['profiles'][0]}.json").unlink()
+    for suffix in ("json", "bin"):
+        (folder / f"{first['profiles'][1]}.{suffix}").unlink()
+    for path in (released / "reports").rglob("*.*"):
+        path.unlink()
+    history.path(released, "churn").write_text("".join(f"{line}\n" for line in _before_drift(released)))
+    assert check() == first
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "window.bin"} == {
+        k: v for k, v in kept.items() if k != "window.bin"
+    }
+    assert {str(e["id"]) for e in events} == {first["event"]}
+    assert len(lines(released)) == 1
+
+
+def _before_drift(home: Path) -> list[str]:
+    return [line for line in history.path(home, "churn").read_text().splitlines() if '"drift' not in line]
+
+
+def test_smoke_answers_do_not_count(released: Path, bases: Bases, events: list[Any]) -> None:
+    """Golden rows that a release was tried with are left out, so that they cannot make or hide drift."""
+    fill(released, bases)
+    fill(released, bases, factor=100, smoke=True)
+    found = check()
+    assert (found["state"], found["rows"]) == ("none", 2_000)
+
+
+def test_answers_outside_the_window_or_of_another_release_do_not_count(
+    released: Path, bases: Bases, events: list[Any]
+) -> None:
+    """The window is half open, and another release's answers belong to its own reference."""
+    fill(released, bases, rows=700)
+    served = champion(released)
+    rows = holdout(bases)
+    for at in (AFTER - timedelta(days=1, seconds=1), AFTER + timedelta(days=1)):
+        journalled(released, answers_of(served, rows, at))
+    journalled(released, [r | {"release": "churn:v0-00000000"} for r in answers_of(served, rows, AFTER)])
+    assert check()["rows"] == 700
+
+
+def test_missing_values_are_drift_of_the_column(released: Path, bases: Bases, events: list[Any]) -> None:
+    """A feature that stops arriving is named, although its remaining values look as ever."""
+    rows = holdout(bases)
+    gaps = rows.assign(recency_days=rows["recency_days"].where(rows["user_id"] % 3 != 0))
+    journalled(released, answers_of(champion(released), gaps, AFTER))
+    found = check()
+    assert found["state"] == "drift"
+    assert "recency_days" in found["drifted"]

@@ -1,0 +1,139 @@
+"""feedback: mature labels only, joined by request id or by entity and time, and measured once there are enough."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from flows.feedback import feedback
+from flows.stores import history, registry, tables
+from flows.stores import prepared as pointer
+from flows.usecases import churn
+from tests.flows.conftest import AS_OF, Bases, answers_of, champion, journalled
+
+MATURE = (datetime(1997, 8, 1, tzinfo=UTC), datetime(1997, 9, 1, tzinfo=UTC))
+IMMATURE = datetime(1997, 12, 1, tzinfo=UTC)
+
+
+def answered(home: Path, bases: Bases, moment: datetime, n: int, **more: Any) -> list[dict[str, Any]]:
+    """Journal `n` customers' answers of a moment, on the features that they had then."""
+    rows = pd.read_parquet(home / "features" / "churn" / f"as_of={moment:%Y-%m-%d}.parquet").head(n)
+    records = answers_of(champion(home), rows, moment, **more)
+    journalled(home, records)
+    return records
+
+
+def events_of(home: Path) -> pd.DataFrame:
+    return tables.read_snapshot(home / "snapshots" / "churn", pointer.latest(home, "churn")[0])
+
+
+def test_an_empty_journal_measures_nothing(released: Path) -> None:
+    """Without answers the flow says so and writes nothing."""
+    assert feedback("churn", AS_OF) == {"use_case": "churn", "months": []}
+    assert not (released / "feedback").exists()
+
+
+def test_labels_come_from_the_events_by_entity_and_time(released: Path, bases: Bases) -> None:
+    """Each month's figures are those of labels counted by hand in the 90 days after each answer."""
+    answers = {f"{m:%Y-%m}": answered(released, bases, m, 600) for m in MATURE}
+    found = feedback("churn", AS_OF)
+    assert (found["answers"], found["labels"]) == (1_200, 1_200)
+    assert [m["month"] for m in found["months"]] == ["1997-08", "1997-09"]
+    events = events_of(released)
+    for month, moment in zip(found["months"], MATURE, strict=True):
+        records = answers[month["month"]]
+        inside = events[
+            (events["purchased_at"] >= moment) & (events["purchased_at"] < pd.Timestamp(moment) + pd.Timedelta(days=90))
+        ]
+        bought = set(inside["user_id"])
+        labels = [int(r["entity"] not in bought) for r in records]
+        assert month["base_rate"] == pytest.approx(np.mean(labels))
+        assert month["roc_auc"]["value"] == pytest.approx(roc_auc_score(labels, [r["score"] for r in records]))
+        assert month["roc_auc"]["low"] < month["roc_auc"]["value"] < month["roc_auc"]["high"]
+        assert month["releases"] == [champion(released).release]
+
+
+def test_live_quality_is_kept_in_file_history_and_mlflow(released: Path, bases: Bases) -> None:
+    """What was measured can be read from the home, the history and the experiment."""
+    answered(released, bases, MATURE[0], 600)
+    found = feedback("churn", AS_OF)
+    assert json.loads((released / "feedback" / "churn.json").read_text()) == found
+    value = found["months"][0]["roc_auc"]["value"]
+    assert history.read(released, "churn")[-1]["months"] == {"1997-08": round(value, 4)}
+    runs = registry.client().search_runs([registry.connect("churn", released)], "tags.kind = 'feedback'")
+    assert runs[0].data.metrics["live_1997-08_roc_auc"] == pytest.approx(value)
+
+
+def test_labels_by_request_id_from_a_table(released: Path, bases: Bases, tmp_path: Path) -> None:
+    """Labels that a team collected itself are joined by request id; answers without one are left out."""
+    records = answered(released, bases, IMMATURE, 500)
+    rng = np.random.default_rng(1)
+    labels = pd.DataFrame({"request_id": [r["request_id"] for r in records], "label": rng.integers(0, 2, 500)})
+    table = tmp_path / "labels.parquet"
+    labels.sample(300, random_state=1).to_parquet(table)
+    found = feedback("churn", AS_OF, labels=str(table))
+    chosen = labels.sample(300, random_state=1).set_index("request_id")["label"]
+    scores = {r["request_id"]: r["score"] for r in records}
+    assert (found["answers"], found["labels"]) == (500, 300)
+    expected = roc_auc_score(chosen, [scores[i] for i in chosen.index])
+    assert found["months"][0]["roc_auc"]["value"] == pytest.approx(expected)
+
+
+def test_a_month_with_too_few_labels_is_left_out(released: Path, bases: Bases) -> None:
+    """Below the minimum a month is not measured, the others are."""
+    answered(released, bases, MATURE[0], 199)
+    answered(released, bases, MATURE[1], 200)
+    found = feedback("churn", AS_OF)
+    assert found["labels"] == 399
+    assert [m["month"] for m in found["months"]] == ["1997-09"]
+    assert [m["month"] for m in feedback("churn", AS_OF, min_labels=100)["months"]] == ["1997-08", "1997-09"]
+
+
+def test_a_month_of_one_class_is_left_out(released: Path, bases: Bases, tmp_path: Path) -> None:
+    """Where every label is the same there is no ROC AUC, and none is made up."""
+    records = answered(released, bases, MATURE[0], 300)
+    table = tmp_path / "labels.parquet"
+    pd.DataFrame({"request_id": [r["request_id"] for r in records], "label": 1}).to_parquet(table)
+    found = feedback("churn", AS_OF, labels=str(table))
+    assert (found["labels"], found["months"]) == (300, [])
+
+
+def test_immature_answers_are_not_labelled(released: Path, bases: Bases) -> None:
+    """An answer whose 90 days are not over has no label: neither yes nor no is known."""
+    answered(released, bases, IMMATURE, 300)
+    answered(released, bases, MATURE[0], 300)
+    found = feedback("churn", AS_OF)
+    assert (found["answers"], found["labels"]) == (600, 300)
+    assert [m["month"] for m in found["months"]] == ["1997-08"]
+
+
+def test_an_answer_matures_on_the_day_that_its_horizon_ends(released: Path, bases: Bases) -> None:
+    """Exactly 90 days after the answer its label counts, one second earlier it does not."""
+    answered(released, bases, datetime(1997, 10, 1, tzinfo=UTC), 300)
+    due = datetime(1997, 12, 30, tzinfo=UTC)
+    assert feedback("churn", due)["labels"] == 300
+    assert feedback("churn", datetime(1997, 12, 29, 23, 59, 59, tzinfo=UTC))["labels"] == 0
+
+
+def test_what_was_not_prepared_cannot_mature(released: Path, bases: Bases) -> None:
+    """Asked for a later day than the data was prepared for, silence in the missing days is not taken for churn."""
+    answered(released, bases, IMMATURE, 300)
+    found = feedback("churn", datetime(1998, 6, 1, tzinfo=UTC))
+    assert found["labels"] == 0
+
+
+def test_smoke_answers_are_not_measured(released: Path, bases: Bases) -> None:
+    """Golden rows that a release was tried with are no live answers."""
+    answered(released, bases, MATURE[0], 300)
+    answered(released, bases, MATURE[0], 300, smoke=True)
+    assert feedback("churn", AS_OF)["answers"] == 300
+
+
+def test_the_horizon_is_the_use_cases() -> None:
+    """The days that these tests count with are the ones that the use case declares."""
+    assert churn.USE_CASE.horizon_days == 90

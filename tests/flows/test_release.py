@@ -1,0 +1,241 @@
+"""release: only what the gates promoted, whole or not at all, one at a time."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bentos.runtime import manifest, rollout
+from bentos.runtime.release import ReleaseRefused, load_release
+from flows.errors import GateError, ReleaseError
+from flows.release import release, rollback
+from flows.steps import tenure
+from flows.stores import bentos, history, locks, registry, transaction
+from flows.targets import local
+from tests.flows.conftest import Bases, at_home, champion, copied
+
+
+def another(**changes: str | None) -> registry.Version:
+    """A second version with the files of the first, judged against it; `changes` are tags, None leaves one out."""
+    first = registry.get("churn", "1")
+    tags: Mapping[str, str | None] = {**first.tags, "judged_against": "1", "release": None, "bento": None, **changes}
+    kept = {k: v for k, v in tags.items() if v is not None}
+    source = registry.client().get_model_version("churn", "1").source
+    return registry.register(str(source), "churn", first.run_id, kept)
+
+
+def state(home: Path) -> dict[str, Any]:
+    """What must change together: aliases, rollout file, and nothing under way."""
+    found = rollout.read(rollout.rollout_path(home, "churn"))
+    return {
+        "aliases": registry.aliases("churn"),
+        "arms": None if found is None else asdict(found)["arms"],
+        "pending": transaction.read(home, "churn"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"verdict": None}, "its verdict is missing"),
+        ({"verdict": "HOLD"}, "its verdict is HOLD"),
+        ({"verdict": "REJECT"}, "its verdict is REJECT"),
+        ({"verdict": "promote"}, "its verdict is promote"),
+        ({"judged_against": "7"}, "was judged against 7, but 1 is in charge now"),
+        ({"judged_against": ""}, "was judged against no champion, but 1 is in charge now"),
+        ({"drill": "shuffled_labels"}, "planted fault"),
+        ({"manifest_sha256": "0" * 64}, "not the ones that its gates judged"),
+        ({"manifest_sha256": None}, "not the ones that its gates judged"),
+    ],
+)
+def test_what_the_gates_did_not_promote_is_not_released(released: Path, tags: dict[str, Any], message: str) -> None:
+    """No verdict, another verdict, another rival, or other files than were judged: GateError, and nothing moves."""
+    before = state(released)
+    version = another(**tags)
+    with pytest.raises(GateError, match=message):
+        release("churn", version.number)
+    assert state(released) == before
+
+
+def test_the_alias_challenger_does_not_replace_a_verdict(released: Path) -> None:
+    """A version that somebody made challenger by hand is judged by its verdict all the same."""
+    registry.set_aliases("churn", {"challenger": another(verdict="REJECT").number})
+    with pytest.raises(GateError, match="REJECT"):
+        release("churn")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: replace(found, threshold=0.01),
+        lambda found: replace(found, verdict="HOLD"),
+        lambda found: replace(found, files={k: v for k, v in found.files.items() if k != "golden.json"}),
+    ],
+    ids=["threshold", "verdict", "file list"],
+)
+def test_an_altered_manifest_is_not_released(released: Path, change: Any) -> None:
+    """A manifest that was changed after the verdict has another digest than the version's tag: GateError."""
+    version = another()
+    folder = released / "mlflow" / "artifacts" / "churn" / version.run_id / "artifacts" / "release"
+    (folder / "manifest.json").write_text(change(manifest.load(folder)).dump())
+    before = state(released)
+    with pytest.raises(GateError, match="not the ones that its gates judged"):
+        release("churn", version.number)
+    assert state(released) == before
+
+
+def test_an_altered_model_is_not_released(released: Path) -> None:
+    """A model file that was changed after the verdict does not match its hash in the manifest."""
+    version = another()
+    model = released / "mlflow" / "artifacts" / "churn" / version.run_id / "artifacts" / "release" / "model.onnx"
+    model.write_bytes(model.read_bytes() + b"\0")
+    before = state(released)
+    with pytest.raises(manifest.ManifestError, match="it was altered"):
+        release("churn", version.number)
+    assert state(released) == before
+
+
+@pytest.mark.parametrize("verdict", ["HOLD", "REJECT", ""])
+def test_the_service_refuses_what_is_not_promoted(released: Path, tmp_path: Path, verdict: str) -> None:
+    """A release folder whose manifest does not say PROMOTE is not loaded, whoever put it there."""
+    served = champion(released)
+    folder = tmp_path / "altered"
+    copied(bentos.model_folder(served.release), folder, released)
+    (folder / "manifest.json").write_text(replace(served.manifest, verdict=verdict).dump())
+    with pytest.raises(ReleaseRefused, match="only PROMOTE may answer"):
+        load_release(folder, "churn", lambda found: served.reader)
+
+
+def test_a_better_version_becomes_champion(released: Path) -> None:
+    """Aliases, rollout file, history and bento name the new release, and the old one is kept as previous."""
+    done = release("churn", another().number, reason="better")
+    assert done["release"].startswith("churn:v2-")
+    assert state(released) == {
+        "aliases": {"champion": "2", "previous": "1"},
+        "arms": ({"name": "champion", "release": done["release"], "weight": 1.0},),
+        "pending": None,
+    }
+    line = history.read(released, "churn")[-1]
+    assert (line["action"], line["version"], line["reason"]) == ("promoted", "2", "better")
+    assert registry.get("churn", "2").tags["release"] == champion(released).release == done["release"]
+
+
+def test_releasing_the_champion_again_changes_nothing(released: Path) -> None:
+    """A second release of the version in charge says so and adds no line of history."""
+    before, lines = state(released), history.read(released, "churn")
+    assert release("churn", "1")["action"] == "unchanged"
+    assert (state(released), history.read(released, "churn")) == (before, lines)
+
+
+def test_without_a_challenger_there_is_nothing_to_release(released: Path) -> None:
+    """Without a version and without a challenger the error says what to do."""
+    with pytest.raises(ReleaseError, match="has no challenger: run `bentoflow train`"):
+        release("churn")
+
+
+def test_a_failing_smoke_test_reverts_everything(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a golden row is answered differently, rollout file and aliases are as before and history says why."""
+    version = another()
+    registry.set_aliases("churn", {"challenger": version.number})
+    before = state(released)
+    staged: list[Any] = []
+
+    def differs(*args: Any, **more: Any) -> int:
+        staged.append(state(released)["arms"])
+        raise ReleaseError("golden row 3: the service answers 0.4, training said 0.5")
+
+    monkeypatch.setattr(local, "smoke", differs)
+    with pytest.raises(ReleaseError, match="golden row 3"):
+        release("churn")
+    assert [arm["name"] for arm in staged[0]] == ["champion", "challenger"]
+    assert state(released) == before
+    line = history.read(released, "churn")[-1]
+    assert (line["action"], line["version"]) == ("reverted", "2")
+    assert "golden row 3" in line["reason"]
+
+
+def test_a_failing_first_release_leaves_no_champion(
+    bases: Bases, tmp_path: Path, released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing was in charge before, a failed smoke test leaves nothing in charge."""
+    with at_home(copied(bases.released, tmp_path / "first", bases.origin)) as home:
+        rollout.rollout_path(home, "churn").unlink()
+        registry.set_aliases("churn", {"champion": None, "challenger": "1"})
+
+        def differs(*args: Any, **more: Any) -> int:
+            raise ReleaseError("no answer")
+
+        monkeypatch.setattr(local, "smoke", differs)
+        with pytest.raises(ReleaseError, match="no answer"):
+            release("churn")
+        assert state(home) == {"aliases": {"challenger": "1"}, "arms": None, "pending": None}
+
+
+def test_of_two_releases_at_once_the_second_is_told_so(released: Path) -> None:
+    """While another process releases, release and rollback raise an error that says so, and change nothing."""
+    version, before = another(), state(released)
+    with locks.held(released, "release-churn") as alone:
+        assert alone
+        for attempt in (lambda: release("churn", version.number), lambda: rollback("churn")):
+            with pytest.raises(ReleaseError, match="another release of churn is under way"):
+                attempt()
+    assert state(released) == before
+
+
+def test_rollback_restores_the_previous_release_whole(released: Path) -> None:
+    """Promote and roll back: arms, aliases and the release tag are those of before."""
+    before = state(released)
+    release("churn", another().number)
+    done = rollback("churn", reason="test")
+    assert (done["action"], done["version"]) == ("rolled back", "1")
+    assert state(released) == before
+    with pytest.raises(ReleaseError, match="no previous release to go back to"):
+        rollback("churn")
+
+
+def test_promoting_again_after_a_rollback_counts_again(released: Path) -> None:
+    """Promote, roll back, promote the same version, roll back: each is in the history, at one day of the clock too."""
+    version = another()
+    for _ in range(2):
+        release("churn", version.number)
+        assert tenure.stack(history.read(released, "churn")) == ["1", "2"]
+        assert registry.aliases("churn")["champion"] == "2"
+        rollback("churn")
+        assert tenure.stack(history.read(released, "churn")) == ["1"]
+        assert registry.aliases("churn")["champion"] == "1"
+
+
+def test_rollback_fetches_a_release_that_the_model_store_lost(released: Path) -> None:
+    """Where BentoML's store has no copy left, the files come from the registry under the same tag."""
+    import bentoml
+
+    first = champion(released).release
+    release("churn", another().number)
+    bentoml.models.delete(first)
+    assert rollback("churn")["release"] == first
+    assert champion(released).release == first
+
+
+def test_an_interrupted_release_is_settled_before_the_next(released: Path) -> None:
+    """A transaction that a killed process left is reverted first, and then the next release goes through."""
+    version = another()
+    left = transaction.Transaction(
+        use_case="churn",
+        action="promoted",
+        release="churn:v9-00000000",
+        version="1",
+        reason="killed",
+        at="1998-01-01T00:00:00+00:00",
+        aliases={"champion": "1"},
+        aliases_before={"champion": "1", "challenger": None, "previous": None},
+        champion_before=champion(released).release,
+    )
+    transaction.write(released, left)
+    transaction.stage(released, left)
+    release("churn", version.number)
+    assert [line["action"] for line in history.read(released, "churn")][-2:] == ["reverted", "promoted"]
+    assert state(released)["pending"] is None
+    assert json.loads(rollout.rollout_path(released, "churn").read_text())["arms"][0]["release"].startswith("churn:v2")
