@@ -24,6 +24,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[STATE], ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The loop takes longest and waits most: with several workers it must not be the last to start."""
+    items.sort(key=lambda item: item.path.name != "test_loop.py")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh home that the environment points to, Prefect's apart."""
