@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
+
 from flows import processes
 from flows.environment import ROOT, defaults
 from flows.errors import BentoflowError
@@ -65,6 +67,13 @@ def deploy(chosen: Settings, api: str | None) -> None:
     prefect(environment(chosen.home, api), "deploy", "--all")
 
 
+def schedules(api: str, *, active: bool) -> None:
+    """Let the schedules of all deployments run or pause; automations and people start runs all the same."""
+    for deployment in httpx.post(f"{api}/deployments/filter", json={}, timeout=30).raise_for_status().json():
+        url = f"{api}/deployments/{deployment['id']}"
+        httpx.patch(url, json={"paused": not active}, timeout=30).raise_for_status()
+
+
 def prefect_pool(api: str | None) -> None:
     """The process work pool, made where it is not there; on the server at `api` or the one that the profile names."""
     from prefect.client.orchestration import get_client
@@ -121,6 +130,7 @@ def up(chosen: Settings, use_case: str, say: Callable[[str], None]) -> None:
     prefect(environment(chosen.home), "config", "set", f"PREFECT_API_URL={api}")
     say(f"Prefect   {api.removesuffix('/api')}")
     deploy(chosen, api)
+    schedules(api, active=True)  # a demo in this home has paused them
     start_worker(chosen, api)
     pools = f"{api}/work_pools/{POOL}/workers/filter"
     processes.wait(chosen.home, WORKER, lambda: _has_worker(pools), seconds=120)
@@ -138,8 +148,6 @@ def up(chosen: Settings, use_case: str, say: Callable[[str], None]) -> None:
 
 
 def _has_worker(url: str) -> bool:
-    import httpx
-
     try:
         found = httpx.post(url, json={}, timeout=2.0).json()
     except (httpx.HTTPError, ValueError):

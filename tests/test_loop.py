@@ -18,6 +18,7 @@ import pytest
 
 from bentos.runtime import clock, journal, rollout
 from flows import processes
+from flows.stack import schedules
 from flows.stores import answers, transaction
 from tests import loop
 from tests.browser import assert_page_ok
@@ -255,8 +256,7 @@ def test_a_release_killed_after_any_step_is_settled_by_the_next_start(
 def test_a_storm_of_drift_events_starts_one_training(home: Path, stack: dict[str, str]) -> None:
     """A hundred events within a minute, on a real server with a real worker: one run, one version."""
     api = f"{stack['Prefect']}/api"
-    for deployment in httpx.post(f"{api}/deployments/filter", json={}, timeout=10).json():
-        httpx.patch(f"{api}/deployments/{deployment['id']}", json={"paused": True}, timeout=10).raise_for_status()
+    schedules(api, active=False)
     clock.write(home, "churn", datetime(1998, 10, 15, tzinfo=UTC))  # beyond the cooldown of the last training
     before, ran = [line for line in loop.lines(home) if line["action"].startswith("trained")], trainings(api)
     storm(home, api, events=100, until=lambda: trainings(api) > ran)

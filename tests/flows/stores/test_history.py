@@ -1,5 +1,6 @@
 """History: append-only, whole lines only, and readable after a machine lost power."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +40,19 @@ def test_after_a_torn_line_the_history_goes_on(tmp_path: Path) -> None:
         file.write('{"action": "rolled b')
     second = history.append(tmp_path, "churn", "promoted", at=AT, version="2")
     assert history.read(tmp_path, "churn") == [first, second]
+
+
+def test_nobody_loses_a_line_to_another_writer(tmp_path: Path) -> None:
+    """Flows that append at the same time, a drift check beside a release, all find their lines afterwards."""
+
+    def write(writer: int) -> None:
+        for number in range(40):
+            history.append(tmp_path, "churn", "feedback", at=AT, writer=writer, number=number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    found = [(line["writer"], line["number"]) for line in history.read(tmp_path, "churn")]
+    assert sorted(found) == [(writer, number) for writer in range(4) for number in range(40)]
 
 
 def test_text_with_line_ends_stays_one_line(tmp_path: Path) -> None:
