@@ -3,7 +3,6 @@
 import gc
 import os
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -14,13 +13,12 @@ from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, Validation
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bentos.hot import MAX_ROWS, answer
 from bentos.runtime import metrics
-from bentos.runtime.answers import Answer, RowError
-from bentos.runtime.batcher import Overloaded
+from bentos.runtime.answers import RowError
 from bentos.runtime.home import home
 from bentos.runtime.predictor import Predictor
 
-MAX_ROWS = 10_000
 SERVICE: dict[str, Any] = {
     "workers": 1,
     "threads": 8,
@@ -99,59 +97,36 @@ async def start(predictor: Predictor) -> None:
 
 
 async def reply(predictor: Predictor, body: Rows, ctx: bentoml.Context) -> Response:
-    """Answer a request: 200, 207 if some rows of a list failed, else the (first) row's own status."""
+    """Answer what the hot route left to BentoML: 200, 207 if some rows of a list failed, else the row's own status."""
     started = time.perf_counter()
-    rows: list[Any] = [body.root] if body.single else body.root
     headers = ctx.request.headers
-    try:
-        results = await answer_rows(
-            predictor, rows, arm=headers.get("x-bentoflow-arm") or None, smoke=headers.get("x-bentoflow-smoke") == "1"
-        )
-    except Overloaded as error:
-        results = [RowError(503, str(error))]
-        status, content = 503, results[0].dump()
-    else:
-        status, content = compose(results, single=body.single)
-    first = results[0] if body.single else None
+    status, name, content = await answer(
+        predictor,
+        [row if isinstance(row, RowError) else vars(row) for row in ([body.root] if body.single else body.root)],
+        single=body.single,
+        arm=headers.get("x-bentoflow-arm") or None,
+        smoke=headers.get("x-bentoflow-smoke") == "1",
+    )
     ctx.response.status_code = status
-    ctx.response.headers["x-request-id"] = first.request_id if isinstance(first, Answer) else uuid.uuid4().hex
+    ctx.response.headers["x-request-id"] = name
     if status == 503:
         ctx.response.headers["retry-after"] = "1"
-    metrics.metrics().seconds.labels(predictor.use_case).observe(time.perf_counter() - started)
-    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
-
-
-async def answer_rows(
-    predictor: Predictor, rows: list[Any], *, arm: str | None, smoke: bool
-) -> list[Answer | RowError]:
-    """Results in the order of the rows, those that validation set aside included."""
-    well_formed = [vars(row) for row in rows if not isinstance(row, RowError)]
-    answered = iter(await predictor.answer(well_formed, arm=arm, smoke=smoke))
-    set_aside = [row.status for row in rows if isinstance(row, RowError)]
-    metrics.count_errors(predictor.use_case, set_aside)
-    return [row if isinstance(row, RowError) else next(answered) for row in rows]
-
-
-def compose(results: list[Answer | RowError], *, single: bool) -> tuple[int, Any]:
-    """Status and JSON value of the whole reply."""
-    if single:
-        result = results[0]
-        return (result.status if isinstance(result, RowError) else 200), result.dump()
-    content = [{"status": r.status, **r.dump()} if isinstance(r, RowError) else r.dump() for r in results]
-    failed = [r.status for r in results if isinstance(r, RowError)]
-    if not failed:
-        return 200, content
-    return (failed[0] if len(failed) == len(results) else 207), content
+    metrics.count_request(predictor.use_case, time.perf_counter() - started)
+    return Response(content, status_code=status, media_type="application/json")
 
 
 class Probes:
     """ASGI middleware: GET /health says what answers, GET /readyz is 503 with the reason while nothing can."""
+
+    sees_no_predictions = True
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path") if scope["type"] == "http" else None
+        if path == "/metrics":
+            metrics.export()
         if path not in ("/health", "/readyz") or scope["method"] not in ("GET", "HEAD"):
             await self.app(scope, receive, send)
             return

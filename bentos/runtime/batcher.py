@@ -1,9 +1,10 @@
-"""The batcher: rows that arrive while one batch runs make up the next; no timer and no memory of bursts."""
+"""The batcher: what has arrived in this turn of the event loop is the batch; no timer and no memory of bursts."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Generic, TypeVar
 
 I = TypeVar("I")  # noqa: E741
@@ -11,30 +12,48 @@ O = TypeVar("O")  # noqa: E741
 
 
 class Overloaded(RuntimeError):
-    """More rows wait than the queue may hold, or the batcher has stopped; try again later."""
+    """More rows wait than the queue may hold, a row waited too long, or the batcher has stopped; try again later."""
 
 
 class Ticket(Generic[I, O]):
     """The rows of one caller and how far they have come."""
 
-    def __init__(self, items: Sequence[I], done: "asyncio.Future[list[O]]") -> None:
-        self.items = items
+    __slots__ = ("done", "expires", "items", "results", "taken")
+
+    def __init__(self, items: Sequence[I], done: "asyncio.Future[list[O]]", expires: float) -> None:
+        self.items, self.done, self.expires = items, done, expires
         self.results: list[O] = []
         self.taken = 0
-        self.done = done
+
+
+Slices = list[tuple[Ticket[I, O], Sequence[I]]]
 
 
 class Batcher(Generic[I, O]):
-    """Runs one batch at a time in its own thread; `run` gives one result per item, in order."""
+    """Runs one batch at a time; `run` gives one result per item, in order.
 
-    def __init__(self, run: Callable[[list[I]], list[O]], *, max_rows: int = 512, max_queued: int = 50_000) -> None:
-        self._run = run
-        self._max_rows, self._max_queued = max_rows, max_queued
+    A batch that is `quick` (never waits for anything) runs in the event loop: a thread would cost more than most
+    batches do, and would hold the interpreter's lock all the same. Others run in a thread while the next gathers.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[I]], list[O]],
+        *,
+        max_rows: int = 256,
+        max_queued: int = 50_000,
+        deadline_s: float = 20.0,
+        quick: Callable[[list[I]], bool] = lambda items: False,
+        observe: Callable[[int], None] = lambda rows: None,
+    ) -> None:
+        self._run, self._quick, self._observe = run, quick, observe
+        self._max_rows, self._max_queued, self._deadline_s = max_rows, max_queued, deadline_s
         self._tickets: deque[Ticket[I, O]] = deque()
         self._queued = 0
-        self._wake = asyncio.Event()
+        self._busy = False  # a batch runs, or is about to be gathered
         self._stopping = True
-        self._task: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
         self._thread: ThreadPoolExecutor | None = None
 
     @property
@@ -44,16 +63,16 @@ class Batcher(Generic[I, O]):
 
     def start(self) -> None:
         """Begin to take rows, in the running event loop."""
-        self._stopping = False
+        self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
-        self._task = asyncio.get_running_loop().create_task(self._loop())
+        self._stopping = False
 
     async def stop(self) -> None:
         """Refuse new rows, finish those that wait, end the thread."""
         self._stopping = True
-        self._wake.set()
-        if self._task is not None:
-            await self._task
+        while self._busy:
+            self._idle.clear()
+            await self._idle.wait()
         if self._thread is not None:
             self._thread.shutdown(wait=True)
 
@@ -67,32 +86,54 @@ class Batcher(Generic[I, O]):
             raise Overloaded(
                 f"{self._queued} rows wait already, {len(items)} more exceed {self._max_queued}; retry later"
             )
-        ticket: Ticket[I, O] = Ticket(items, asyncio.get_running_loop().create_future())
+        loop = self._loop
+        ticket: Ticket[I, O] = Ticket(items, loop.create_future(), loop.time() + self._deadline_s)
         self._tickets.append(ticket)
         self._queued += len(items)
-        self._wake.set()
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._next)
         return await ticket.done
 
-    async def _loop(self) -> None:
-        while True:
-            if not self._tickets:
-                if self._stopping:
-                    return
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            slices = self._gather()
-            if slices:
-                await self._batch(slices)
+    def _next(self) -> None:
+        """Run what waits, if anything does."""
+        slices = self._gather()
+        if not slices:
+            self._busy = bool(self._tickets)
+            if self._busy:
+                self._loop.call_soon(self._next)
+            else:
+                self._idle.set()
+            return
+        items = [item for _, part in slices for item in part]
+        self._observe(len(items))
+        if self._quick(items):
+            try:
+                self._deliver(slices, self._run(items))
+            except Exception as error:
+                self._fail(slices, error)
+            self._loop.call_soon(self._next)
+            return
+        watch = self._loop.call_later(self._deadline_s, self._expire)
+        running = self._loop.run_in_executor(self._thread, self._run, items)
+        running.add_done_callback(partial(self._finish, slices, watch))
 
-    def _gather(self) -> list[tuple[Ticket[I, O], Sequence[I]]]:
+    def _finish(self, slices: Slices[I, O], watch: asyncio.TimerHandle, running: "asyncio.Future[list[O]]") -> None:
+        watch.cancel()
+        try:
+            self._deliver(slices, running.result())
+        except Exception as error:
+            self._fail(slices, error)
+        self._next()
+
+    def _gather(self) -> Slices[I, O]:
         """Rows for one batch. A caller with many rows goes to the back after each batch, so that others get through."""
-        slices: list[tuple[Ticket[I, O], Sequence[I]]] = []
-        room, unfinished = self._max_rows, []
+        slices: Slices[I, O] = []
+        room, unfinished, now = self._max_rows, [], self._loop.time()
         while self._tickets and room:
             ticket = self._tickets.popleft()
             rest = len(ticket.items) - ticket.taken
-            if ticket.done.done():  # cancelled, or failed in an earlier batch
+            if self._gone(ticket, now):
                 self._queued -= rest
                 continue
             taken = ticket.items[ticket.taken : ticket.taken + room]
@@ -105,20 +146,32 @@ class Batcher(Generic[I, O]):
         self._tickets.extend(unfinished)
         return slices
 
-    async def _batch(self, slices: list[tuple[Ticket[I, O], Sequence[I]]]) -> None:
-        items = [item for _, part in slices for item in part]
-        try:
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
-            if len(results) != len(items):
-                raise RuntimeError(f"a batch of {len(items)} rows gave {len(results)} results")
-        except Exception as error:
-            for ticket, _ in slices:
-                if not ticket.done.done():
-                    ticket.done.set_exception(error)
-            return
+    def _gone(self, ticket: Ticket[I, O], now: float) -> bool:
+        """Whether nobody waits for a ticket any more: cancelled, failed in an earlier batch, or past its deadline."""
+        if not ticket.done.done() and now >= ticket.expires:
+            ticket.done.set_exception(Overloaded(f"no answer within {self._deadline_s:g} s; retry later"))
+        return ticket.done.done()
+
+    def _expire(self) -> None:
+        """While a batch hangs in its thread, refuse what has waited too long."""
+        now = self._loop.time()
+        for ticket in self._tickets:
+            self._gone(ticket, now)
+        if self._tickets:
+            self._loop.call_later(self._deadline_s / 4, self._expire)
+
+    def _deliver(self, slices: Slices[I, O], results: list[O]) -> None:
+        rows = sum(len(part) for _, part in slices)
+        if len(results) != rows:
+            raise RuntimeError(f"a batch of {rows} rows gave {len(results)} results")
         start = 0
         for ticket, part in slices:
             ticket.results += results[start : start + len(part)]
             start += len(part)
             if len(ticket.results) == len(ticket.items) and not ticket.done.done():
                 ticket.done.set_result(ticket.results)
+
+    def _fail(self, slices: Slices[I, O], error: Exception) -> None:
+        for ticket, _ in slices:
+            if not ticket.done.done():
+                ticket.done.set_exception(error)

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from bentos.runtime.home import replace
@@ -18,9 +19,14 @@ def clock_path(home: Path, use_case: str) -> Path:
     return home / "clock" / f"{use_case}.json"
 
 
+@cache
+def _path(home: Path, use_case: str) -> Path:
+    return clock_path(home, use_case)  # made once: joining paths costs more than looking at the file
+
+
 def now(home: Path, use_case: str) -> datetime:
     """The time of the use case's clock file if there is one, else wall time; UTC."""
-    path = clock_path(home, use_case)
+    path = _path(home, use_case)
     try:
         stamp = path.stat().st_mtime_ns
     except FileNotFoundError:

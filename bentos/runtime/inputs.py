@@ -1,76 +1,166 @@
 """Inputs: from the rows of a batch to one matrix of values, each bad row set aside with its own error."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from operator import itemgetter
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from bentos.runtime.answers import RowError
 from bentos.runtime.manifest import Manifest
+from bentos.runtime.model import Inputs
 from bentos.runtime.online import FeatureReader, FeatureRows
-from bentos.runtime.scorer import Floats, preprocess
+from bentos.runtime.scorer import Floats, Preprocessor
 
 Key = int | str
 MAX_KEY = 2**63 - 1
+NUMBERS = frozenset({float, int, type(None)})
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One row ready to score: raw values [k] (NaN where missing), their event time and how fresh they are."""
+class Input(NamedTuple):
+    """A row ready to score: where its values come from, their event time and how fresh they are."""
 
     key: Key
-    values: Floats
     source: Literal["online", "request"]
-    event_time: datetime | None = None
-    state: Literal["ok", "expired", "missing"] = "ok"
+    event_time: datetime | None
+    state: Literal["ok", "expired", "missing"]
 
 
-def gather(
-    rows: Sequence[Mapping[str, Any]], manifest: Manifest, reader: FeatureReader, now: datetime
-) -> list[Input | RowError]:
-    """Each row's input or error, in order, with one read for all rows that bring no features of their own."""
-    checked = [check(row, manifest) for row in rows]
-    asked = [i for i, row in enumerate(checked) if isinstance(row, Input) and row.source == "online"]
-    if asked:
-        for i, row in zip(asked, _read([rows[i][manifest.entity] for i in asked], manifest, reader, now), strict=True):
-            checked[i] = row
-    ready = [i for i, row in enumerate(checked) if isinstance(row, Input)]
-    if ready:
-        _refuse_unbounded(checked, ready, manifest)
-    return checked
+@dataclass(frozen=True)
+class Gathered:
+    """Each row's input or error, in order; raw values [m, k] and model inputs [m, k] of the m rows without error."""
+
+    rows: list[Input | RowError]
+    values: Floats
+    z: Inputs
 
 
-def check(row: Mapping[str, Any], manifest: Manifest) -> Input | RowError:
-    """A row's key and, where it brings them, its features; an online row's values are still to be read."""
-    key = row.get(manifest.entity)
-    if isinstance(key, bool) or not isinstance(key, int | str) or (isinstance(key, int) and not 0 <= key <= MAX_KEY):
-        return RowError(
-            422, f"{manifest.entity} is {key!r}; give a whole number from 0 to {MAX_KEY}", {"field": manifest.entity}
+class Gatherer:
+    """Turns rows into inputs for one release."""
+
+    def __init__(self, manifest: Manifest, reader: FeatureReader, preprocess: Preprocessor) -> None:
+        self.manifest, self.reader, self.preprocess = manifest, reader, preprocess
+        self.names = manifest.names
+        pick = itemgetter(*self.names)
+        self._pick: Callable[[Mapping[str, Any]], tuple[Any, ...]] = (
+            pick if len(self.names) > 1 else lambda given: (pick(given),)
         )
-    given = row.get("features")
-    if given is None:
-        return Input(key, np.empty(0), "online")
-    unknown = [name for name in given if name not in set(manifest.names)]
-    lacking = [name for name in manifest.names if name not in given]
-    if unknown or lacking:
+
+    def gather(self, rows: Sequence[Mapping[str, Any]], now: datetime) -> Gathered:
+        """Inputs and errors, with one read for all rows that bring no features of their own."""
+        found: list[Input | RowError] = []
+        given: list[tuple[Any, ...]] = []
+        given_at: list[int] = []
+        asked: list[int] = []
+        entity = self.manifest.entity
+        for i, row in enumerate(rows):
+            key, features = row.get(entity), row.get("features")
+            if (
+                isinstance(key, bool)
+                or not isinstance(key, int | str)
+                or (type(key) is int and not 0 <= key <= MAX_KEY)
+            ):
+                reason = f"{entity} is {key!r}; give a whole number from 0 to {MAX_KEY}"
+                found.append(RowError(422, reason, {"field": entity}))
+            elif features is None:
+                asked.append(i)
+                found.append(Input(key, "online", None, "ok"))
+            elif isinstance(picked := self._picked(features), RowError):
+                found.append(picked)
+            else:
+                given.append(picked)
+                given_at.append(i)
+                found.append(Input(key, "request", None, "ok"))
+        values = np.empty((len(rows), len(self.names)))
+        if given:
+            self._given(found, values, given, given_at)
+        if asked:
+            self._read(found, values, asked, now)
+        return self._bounded(found, values)
+
+    def _picked(self, features: Mapping[str, Any]) -> RowError | tuple[Any, ...]:
+        """The values that a row brings, in order, or what is wrong with their names and types."""
+        try:
+            values = self._pick(features)
+        except KeyError:
+            return self._named(features)
+        if len(features) != len(values):
+            return self._named(features)
+        return values if NUMBERS.issuperset(map(type, values)) else self._not_numbers(values) or values
+
+    def _named(self, given: Mapping[str, Any]) -> RowError:
+        names = self.names
+        unknown = [name for name in given if name not in set(names)]
+        lacking = [name for name in names if name not in given]
         problem = f"unknown: {', '.join(unknown)}" if unknown else f"missing: {', '.join(lacking)}"
         return RowError(
             422,
-            f"features must be exactly {', '.join(manifest.names)}; {problem}",
+            f"features must be exactly {', '.join(names)}; {problem}",
             {"field": f"features.{(unknown or lacking)[0]}"},
         )
-    for name in manifest.names:
-        if (reason := _not_a_number(given[name])) is not None:
-            return RowError(
-                422,
-                f"feature {name} is {reason}; give a number, or null if it is missing",
-                {"field": f"features.{name}"},
+
+    def _not_numbers(self, values: Sequence[Any]) -> RowError | None:
+        for name, value in zip(self.names, values, strict=True):
+            if (reason := _not_a_number(value)) is not None:
+                return RowError(
+                    422,
+                    f"feature {name} is {reason}; give a number, or null if it is missing",
+                    {"field": f"features.{name}"},
+                )
+        return None
+
+    def _given(
+        self, found: list[Input | RowError], values: Floats, given: list[tuple[Any, ...]], given_at: list[int]
+    ) -> None:
+        """Put given values into the matrix, null as NaN; refuse what was given as NaN, infinite or beyond float64."""
+        try:
+            values[given_at] = given
+            odd = np.flatnonzero(~np.isfinite(values[given_at]).all(axis=1)).tolist()
+        except OverflowError:  # an integer too large for a float
+            odd = range(len(given))
+            for at, row in zip(given_at, given, strict=True):
+                values[at] = [math.nan if _not_a_number(v) else v for v in row]
+        for at in odd:
+            found[given_at[at]] = self._not_numbers(given[at]) or found[given_at[at]]
+
+    def _read(self, found: list[Input | RowError], values: Floats, asked: list[int], now: datetime) -> None:
+        keys = [row.key for i in asked if isinstance(row := found[i], Input)]
+        try:
+            rows = self.reader.read(keys, now)
+        except Exception as error:  # whatever the store raises, rows that bring their features are still answered
+            reason = f"the online store cannot be read: {type(error).__name__}"
+            for i, key in zip(asked, keys, strict=True):
+                found[i] = RowError(503, f"{reason}; retry later", {self.manifest.entity: key})
+            return
+        values[asked] = rows.values
+        plain = bool(rows.found.all()) and not rows.expired.any() and not rows.missing.any()
+        for at, (i, key) in enumerate(zip(asked, keys, strict=True)):
+            found[i] = (
+                Input(key, "online", rows.event_times[at], "ok")
+                if plain
+                else _from_online(key, at, rows, self.manifest, now)
             )
-    values = [math.nan if given[name] is None else float(given[name]) for name in manifest.names]
-    return Input(key, np.array(values, dtype=np.float64), "request")
+
+    def _bounded(self, found: list[Input | RowError], values: Floats) -> Gathered:
+        """Refuse rows whose values do not fit the model's float32 inputs, naming the first such feature."""
+        ready = [i for i, row in enumerate(found) if isinstance(row, Input)]
+        if len(ready) < len(found):
+            values = values[ready]
+        z = self.preprocess(values)
+        bounded = np.isfinite(z)
+        if bounded.all():
+            return Gathered(found, values, z)
+        whole = bounded.all(axis=1)
+        for at in np.flatnonzero(~whole):
+            j = int(np.flatnonzero(~bounded[at])[0])
+            name = self.names[j]
+            found[ready[at]] = RowError(
+                422, f"feature {name} is {values[at, j]:g}: too large for the model", {"field": f"features.{name}"}
+            )
+        return Gathered(found, values[whole], z[whole])
 
 
 def _not_a_number(value: Any) -> str | None:
@@ -82,15 +172,6 @@ def _not_a_number(value: Any) -> str | None:
         return None if math.isfinite(value) else f"{value!r}"
     except OverflowError:
         return f"too large ({len(str(value))} digits)"
-
-
-def _read(keys: list[Key], manifest: Manifest, reader: FeatureReader, now: datetime) -> list[Input | RowError]:
-    try:
-        rows = reader.read(keys, now)
-    except Exception as error:  # whatever the store raises, rows that bring their features are still answered
-        reason = f"the online store cannot be read: {type(error).__name__}"
-        return [RowError(503, f"{reason}; retry later", {manifest.entity: key}) for key in keys]
-    return [_from_online(key, i, rows, manifest, now) for i, key in enumerate(keys)]
 
 
 def _from_online(key: Key, i: int, rows: FeatureRows, manifest: Manifest, now: datetime) -> Input | RowError:
@@ -117,17 +198,4 @@ def _from_online(key: Key, i: int, rows: FeatureRows, manifest: Manifest, now: d
             f"{about['event_time']}); materialise every view of {manifest.feature_service}",
             about,
         )
-    return Input(key, rows.values[i], "online", event_time, state)
-
-
-def _refuse_unbounded(rows: list[Input | RowError], ready: list[int], manifest: Manifest) -> None:
-    """Replace rows whose values do not fit the model's float32 inputs by an error that names the first such feature."""
-    x = np.stack([row.values for i in ready if isinstance(row := rows[i], Input)])
-    unbounded = ~np.isfinite(preprocess(x, manifest.features))
-    for at in np.flatnonzero(unbounded.any(axis=1)):
-        j = int(np.flatnonzero(unbounded[at])[0])
-        rows[ready[at]] = RowError(
-            422,
-            f"feature {manifest.names[j]} is {x[at, j]:g}: too large for the model",
-            {"field": f"features.{manifest.names[j]}"},
-        )
+    return Input(key, "online", event_time, state)

@@ -4,7 +4,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,12 +35,17 @@ class Journal:
         self._length = 0
         self._born = 0.0
 
-    def append(self, records: list[dict[str, Any]]) -> None:
-        """Append all records in one write, or none and JournalError (disk full, folder gone, not serialisable)."""
+    def append(self, records: Sequence[dict[str, Any] | bytes]) -> None:
+        """Append all records in one write, or none and JournalError (disk full, folder gone, not serialisable).
+
+        A record in bytes is a line already, its end included.
+        """
         if not records:
             return
         try:
-            data = b"".join([orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records])
+            data = b"".join(
+                [r if isinstance(r, bytes) else orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in records]
+            )
         except TypeError as error:
             raise JournalError(f"a record is not JSON: {error}") from error
         with self._lock:

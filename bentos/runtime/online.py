@@ -113,6 +113,7 @@ class FeatureReader:
         self.entity, self.names, self.views = entity, tuple(names), tuple(views)
         self._store, self._service = store, service
         self._lock = threading.Lock()
+        self.local = False
 
     @classmethod
     def open(

@@ -4,38 +4,23 @@ import asyncio
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from bentos.runtime import clock, metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Batcher, Overloaded
-from bentos.runtime.inputs import Input, gather
+from bentos.runtime.decisions import Decider, Item
 from bentos.runtime.journal import Journal, JournalError
 from bentos.runtime.manifest import Manifest
 from bentos.runtime.online import FeatureReader, warm
 from bentos.runtime.release import Release, load_release
 from bentos.runtime.rollout import CHAMPION, Arm, Bundle, Rollout, Watcher, rollout_path
-from bentos.runtime.scorer import decide
+
+EXPORT_S = 0.25  # how old the figures of other workers may be in a scrape
 
 log = logging.getLogger("bentoflow.predictor")
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A row as it waits for a batch."""
-
-    row: Mapping[str, Any]
-    arm: str
-    smoke: bool
 
 
 class Predictor:
@@ -52,7 +37,7 @@ class Predictor:
         *,
         release: str | None = None,
         open_reader: Callable[[Manifest], FeatureReader] | None = None,
-        max_rows: int = 512,
+        max_rows: int = 256,
         max_queued: int = 50_000,
         fsync: bool = False,
     ) -> None:
@@ -62,8 +47,14 @@ class Predictor:
         self._warm: Callable[[], None] = warm if open_reader is None else lambda: None
         self._journal = Journal(home / "journal" / use_case, fsync=fsync)
         self._batcher: Batcher[Item, Answer | RowError] = Batcher(
-            self._decide, max_rows=max_rows, max_queued=max_queued
+            self._decide,
+            max_rows=max_rows,
+            max_queued=max_queued,
+            quick=self._quick,
+            observe=lambda rows: metrics.count_batch(use_case, rows),
         )
+        self._deciders: dict[str, Decider] = {}
+        self._exports: asyncio.Task[None] | None = None
         self.watcher: Watcher[Release] = Watcher(
             rollout_path(home, use_case),
             self._load,
@@ -79,6 +70,7 @@ class Predictor:
         metrics.metrics()
         await asyncio.to_thread(self.watcher.start)
         self._batcher.start()
+        self._exports = asyncio.get_running_loop().create_task(self._export())
         if self.watcher.bundle is None:
             threading.Thread(target=self._warm, name="warm-up", daemon=True).start()
 
@@ -87,6 +79,9 @@ class Predictor:
         await self._batcher.stop()
         await asyncio.to_thread(self.watcher.stop)
         self._journal.close()
+        if self._exports is not None:
+            self._exports.cancel()
+        metrics.export()
 
     async def answer(
         self, rows: Sequence[Mapping[str, Any]], *, arm: str | None = None, smoke: bool = False
@@ -101,11 +96,12 @@ class Predictor:
             log.exception("a batch of %s failed", self.use_case)
             results = [RowError(500, "an unexpected error, see the server's log") for _ in rows]
         errors = [r.status for r in results if isinstance(r, RowError)]
-        metrics.count_errors(self.use_case, errors)
+        if errors:
+            metrics.count_errors(self.use_case, errors)
         if not smoke:
             self._answered += len(results) - len(errors)
             metrics.count_answers(
-                self.use_case, ((r.model_version, r.risk, r.probability) for r in results if isinstance(r, Answer))
+                self.use_case, [(r.model_version, r.risk, r.probability) for r in results if isinstance(r, Answer)]
             )
         return results
 
@@ -140,26 +136,37 @@ class Predictor:
     def _load(self, tag: str) -> Release:
         return load_release(self._locate(tag), self.use_case, self._open_reader)
 
+    async def _export(self) -> None:
+        while True:
+            await asyncio.sleep(EXPORT_S)
+            metrics.export()
+
+    def _quick(self, items: list[Item]) -> bool:
+        """Whether a batch waits for nothing: its rows bring their features, or those lie in a local file."""
+        bundle = self.watcher.bundle
+        if bundle is None or all(served.reader.local for served in bundle.arms.values()):
+            return True
+        return all(item.row.get("features") is not None for item in items)
+
     def _decide(self, items: list[Item]) -> list[Answer | RowError]:
-        """One batch, in the batcher's thread: each arm's rows read and scored at once, one write, then answers."""
-        metrics.metrics().rows.labels(self.use_case).observe(len(items))
+        """One batch: each arm's rows read and scored at once, one write to the journal, then answers."""
         bundle = self.watcher.bundle  # once: the whole batch is answered by one rollout
         now = clock.now(self.home, self.use_case)
+        arms = {item.arm for item in items}
         results: list[Answer | RowError] = [RowError(500, "not decided")] * len(items)
-        records: list[Record] = []
-        order = sorted(range(len(items)), key=lambda i: items[i].arm)
-        for arm, group in groupby(order, key=lambda i: items[i].arm):
-            chosen = list(group)
-            served = self._arm(bundle, arm)
-            if isinstance(served, RowError):
-                decided: list[tuple[Answer | RowError, Record | None]] = [(served, None)] * len(chosen)
+        lines: list[bytes] = []
+        for arm in arms:
+            chosen = [i for i, item in enumerate(items) if item.arm == arm] if len(arms) > 1 else range(len(items))
+            decider = self._decider(bundle, arm)
+            if isinstance(decider, RowError):
+                decided: list[Answer | RowError] = [decider] * len(chosen)
             else:
-                decided = decide_rows([items[i] for i in chosen], arm, served, now)
-            for i, (result, record) in zip(chosen, decided, strict=True):
+                decided, written = decider.decide([items[i] for i in chosen], now)
+                lines += written
+            for i, result in zip(chosen, decided, strict=True):
                 results[i] = result
-                records += [] if record is None else [record]
         try:
-            self._journal.append(records)
+            self._journal.append(lines)
         except JournalError as error:
             log.error("not answered: %s", error)
             return [
@@ -170,10 +177,13 @@ class Predictor:
             ]
         return results
 
-    def _arm(self, bundle: Bundle[Release] | None, arm: str) -> Release | RowError:
+    def _decider(self, bundle: Bundle[Release] | None, arm: str) -> Decider | RowError:
         served = None if bundle is None else bundle.arms.get(arm)
         if served is not None:
-            return served
+            decider = self._deciders.get(arm)
+            if decider is None or decider.served is not served:
+                decider = self._deciders[arm] = Decider(arm, served)
+            return decider
         if arm == CHAMPION:
             return RowError(503, self.ready()[1])
         known = ", ".join(bundle.arms) if bundle is not None else "none"
@@ -192,75 +202,3 @@ class Predictor:
         for labels in current.values():
             m.release.labels(*labels).set(1)
         self._reported = dict(current)
-
-
-def decide_rows(
-    items: list[Item], arm: str, served: Release, now: datetime
-) -> list[tuple[Answer | RowError, Record | None]]:
-    """Each row's answer with its journal record, or its error, from one feature read and one model call."""
-    manifest = served.manifest
-    inputs = gather([item.row for item in items], manifest, served.reader, now)
-    ready = [row.values for row in inputs if isinstance(row, Input)]
-    scores = iter(served.scorer.score(np.stack(ready)) if ready else ())
-    wall = datetime.now(UTC).isoformat()
-    decided: list[tuple[Answer | RowError, Record | None]] = []
-    for item, row in zip(items, inputs, strict=True):
-        if isinstance(row, RowError):
-            decided.append((row, None))
-            continue
-        score = float(next(scores))
-        if not 0.0 <= score <= 1.0:
-            decided.append(
-                (
-                    RowError(
-                        500,
-                        f"release {served.release} scored {score!r}, which is no probability",
-                        {manifest.entity: row.key},
-                    ),
-                    None,
-                )
-            )
-            continue
-        answer = _answer(row, score, arm, served)
-        decided.append(
-            (answer, _record(answer, row, served, {"time": now.isoformat(), "wall": wall, "smoke": item.smoke}))
-        )
-    return decided
-
-
-def _answer(row: Input, score: float, arm: str, served: Release) -> Answer:
-    manifest = served.manifest
-    values = {
-        name: None if value != value else value for name, value in zip(manifest.names, row.values.tolist(), strict=True)
-    }
-    return Answer(
-        request_id=uuid.uuid4().hex,
-        entity=manifest.entity,
-        key=row.key,
-        probability=score,
-        risk=manifest.risks[decide(score, manifest.threshold)],
-        features=values,
-        event_time=row.event_time,
-        stale=manifest.stale == "flag" and row.state != "ok",
-        model_version=served.model_version,
-        release=served.release,
-        arm=arm,
-    )
-
-
-def _record(answer: Answer, row: Input, served: Release, times: Record) -> Record:
-    return {
-        "request_id": answer.request_id,
-        **times,
-        "entity": answer.key,
-        "features": answer.features,
-        "event_time": None if answer.event_time is None else answer.event_time.isoformat(),
-        "source": row.source,
-        "state": row.state,
-        "score": answer.probability,
-        "decision": answer.risk,
-        "threshold": served.manifest.threshold,
-        "arm": answer.arm,
-        "release": answer.release,
-        "model_version": answer.model_version,
-    }

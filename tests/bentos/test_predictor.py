@@ -215,13 +215,12 @@ def test_nothing_is_answered_that_cannot_be_journalled(champion, monkeypatch):
 
 def test_a_score_that_is_no_probability_is_never_an_answer(champion, monkeypatch):
     """NaN or a value outside 0 to 1 is that row's 500, and is not journalled."""
-    monkeypatch.setattr("bentos.runtime.scorer.session_scores", lambda session, z: np.full(len(z), 0.5))
     scores = iter([np.array([math.nan, 0.25, 1.5])])
 
     async def main():
         await champion.predictor.start()
         scorer = champion.predictor.watcher.bundle.arms["champion"].scorer
-        monkeypatch.setattr(scorer, "score", lambda x: next(scores))
+        monkeypatch.setattr(scorer, "score_inputs", lambda z: next(scores))
         try:
             return await champion.predictor.answer([{"user_id": FRESH}] * 3)
         finally:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bentos.runtime.manifest import MODEL, Feature, ManifestError
-from bentos.runtime.scorer import Scorer, ScorerError, decide, open_session, preprocess, session_scores
+from bentos.runtime.model import Model, operators
+from bentos.runtime.scorer import Preprocessor, Scorer, ScorerError, decide
 
 from .conftest import make_manifest, make_release, to_onnx
 
@@ -70,9 +71,32 @@ def test_scores_are_those_of_the_fitted_model(wide):
     """The exported model answers what the fitted one answers on the same inputs, as float64."""
     scorer, model = wide
     z = np.random.default_rng(0).normal(size=(500, WIDTH)).astype(np.float32)
-    scores = session_scores(scorer.session, z)
+    scores = scorer.score_inputs(z)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, model.predict_proba(z)[:, 1], atol=1e-5)
+
+
+def test_the_way_of_batching_follows_from_the_models_operators(wide):
+    """Trees run on whole batches, a linear model on blocks of one size, and nothing falls back to row by row."""
+    scorer, model = wide
+    linear = type(model).__name__ == "LogisticRegression"
+    assert scorer.model.way == ("blocks" if linear else "whole")
+
+
+def test_operators_are_those_that_the_onnx_package_finds(wide):
+    """The small reader of ONNX files agrees with the real one."""
+    import onnx
+
+    _, model = wide
+    content = to_onnx(model, WIDTH)
+    assert operators(content) == {node.op_type for node in onnx.load_from_string(content).graph.node}
+
+
+def test_a_model_whose_scores_depend_on_company_runs_row_by_row(model, monkeypatch):
+    """Whatever a kernel does with several rows, a model that fails the trial at load never batches."""
+    real = Model._run
+    monkeypatch.setattr(Model, "_run", lambda self, z: real(self, z) + (np.arange(len(z)) == 3) * 1e-16)
+    assert Model(model).way == "alone"
 
 
 def test_preprocessing_fills_logs_and_standardises_in_float64():
@@ -83,7 +107,7 @@ def test_preprocessing_fills_logs_and_standardises_in_float64():
     )
     x = np.array([[math.nan, math.nan], [3.0, -4.0], [1e9 + 1.0, 12.0]])
     expected = [[2.0, (math.log1p(7) - 0.5) / 0.1], [1.0, -5.0], [1e9 / 2, (math.log1p(12) - 0.5) / 0.1]]
-    z = preprocess(x, features)
+    z = Preprocessor(features)(x)
     assert z.dtype == np.float32
     np.testing.assert_array_equal(z, np.array(expected).astype(np.float32))
 
@@ -91,7 +115,7 @@ def test_preprocessing_fills_logs_and_standardises_in_float64():
 def test_the_wrong_number_of_columns_is_named():
     """A matrix of another width is refused with the names that were expected."""
     with pytest.raises(ScorerError, match=r"expected 3 columns \(recency, spend, visits\), got \(2, 2\)"):
-        preprocess(np.zeros((2, 2)), make_manifest().features)
+        Preprocessor(make_manifest().features)(np.zeros((2, 2)))
 
 
 def test_an_altered_model_is_refused(tmp_path):
@@ -122,7 +146,7 @@ def test_a_model_that_takes_other_inputs_than_the_manifest_names_is_refused(mode
 
 def test_sessions_run_on_one_thread(model):
     """ONNX Runtime gets one thread, so that sums are never split differently."""
-    options = open_session(model).get_session_options()
+    options = Model(model).session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
 
 
