@@ -1,6 +1,7 @@
 """What every service's HTTP side has in common: one row or many in, the same shape out, and the probes."""
 
 import gc
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -92,6 +93,9 @@ def open_predictor(use_case: str) -> Predictor:
 async def start(predictor: Predictor) -> None:
     """Start a service's predictor, then take what start-up built out of the garbage collector's way."""
     await predictor.start()
+    access = logging.getLogger("uvicorn.access")
+    if not access.isEnabledFor(logging.INFO):  # as BentoML sets it; uvicorn still composes each line if it has handlers
+        access.handlers, access.propagate = [], False
     gc.collect()
     gc.freeze()
 

@@ -23,6 +23,7 @@ from bentos.runtime.inputs import MAX_KEY, NUMBERS
 from bentos.runtime.predictor import Predictor
 
 MAX_ROWS = 10_000
+current_service = bentoml.get_current_service  # once: the package looks every name up anew
 JSON = (b"content-type", b"application/json")
 
 
@@ -63,7 +64,7 @@ class HotRoute:
         if len(messages) > 1:
             body = b"".join([m.get("body", b"") for m in messages])
         rows = self._rows(headers.get(b"content-type"), body) if message["type"] == "http.request" else None
-        service = bentoml.get_current_service()
+        service = current_service()
         if rows is None or service is None:
             await self.app(scope, _replay(messages, receive), send)
             return

@@ -1,8 +1,8 @@
 """What comes back for a row: an answer, or an error that is the row's own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -16,8 +16,6 @@ class Answer(NamedTuple):
     key: int | str
     probability: float
     risk: str
-    names: list[str]
-    values: list[float]  # NaN where missing
     event_time: datetime | None
     stale: bool
     model_version: str
@@ -28,7 +26,8 @@ class Answer(NamedTuple):
     @property
     def features(self) -> dict[str, float | None]:
         """The values used by name, None where missing."""
-        return {n: None if v != v else v for n, v in zip(self.names, self.values, strict=True)}
+        features: dict[str, float | None] = self.dump()["features"]
+        return features
 
     def dump(self) -> dict[str, Any]:
         """The answer as JSON objects have it; the key stands under the entity's own name."""
@@ -49,53 +48,31 @@ class RowError:
         return {"error": self.error, **self.detail}
 
 
-class Form:
-    """The JSON of one release's answers on one arm, and of their journal records, with a gap for what differs by row.
-
-    Filling a gap costs a tenth of encoding a dict, and the features are encoded once for both.
-    """
-
-    def __init__(self, *, entity: str, model_version: str, release: str, arm: str, threshold: float) -> None:
-        served = {"model_version": model_version, "release": release, "arm": arm}
-        self.answer = _template(
-            {
-                "request_id": GAP,
-                entity: GAP,
-                "probability": GAP,
-                "risk": GAP,
-                "features": GAP,
-                "event_time": GAP,
-                "stale": GAP,
-                **served,
-            }
-        )
-        self.record = _template(
-            {
-                "request_id": GAP,
-                "entity": GAP,
-                "score": GAP,
-                "decision": GAP,
-                "features": GAP,
-                "event_time": GAP,
-                "source": GAP,
-                "state": GAP,
-                "smoke": GAP,
-                "time": GAP,
-                "wall": GAP,
-                "threshold": threshold,
-                **served,
-            }
-        )
-
-
 GAP = "\x00"
 
 
-def _template(value: dict[str, Any]) -> bytes:
-    return orjson.dumps(value).replace(b"%", b"%%").replace(orjson.dumps(GAP), b"%b")
+class Form:
+    """JSON lines that differ in a few places: the places are filled for a whole batch at once.
+
+    A line costs a microsecond or two, a tenth of what encoding one dict per row does.
+    """
+
+    def __init__(self, value: dict[str, Any]) -> None:
+        """`value` has GAP wherever rows differ."""
+        line = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+        self._line = line.replace(b"%", b"%%").replace(orjson.dumps(GAP), b"%b")
+
+    def fill(self, columns: Sequence[Sequence[bytes]]) -> bytes:
+        """The lines, each with its end; a column holds the JSON of one gap for every row."""
+        rows, width = len(columns[0]), len(columns)
+        places = [b""] * (rows * width)
+        for j, column in enumerate(columns):
+            places[j::width] = column
+        return (self._line * rows) % tuple(places)
 
 
-@lru_cache(maxsize=4096)
-def encoded_time(time: datetime | None) -> bytes:
-    """A time as JSON."""
-    return orjson.dumps(None if time is None else time.isoformat())
+def texts(values: Sequence[Any]) -> list[bytes]:
+    """The JSON of each value."""
+    if not values or any(type(v) is not int and type(v) is not float for v in values):
+        return [orjson.dumps(v) for v in values]
+    return orjson.dumps(values)[1:-1].split(b",")

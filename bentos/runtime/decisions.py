@@ -2,28 +2,19 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any
 
 import orjson
 
-from bentos.runtime.answers import Answer, Form, RowError, encoded_time
+from bentos.runtime.answers import GAP, Answer, Form, RowError, texts
 from bentos.runtime.inputs import Gatherer, Input
+from bentos.runtime.model import Floats
 from bentos.runtime.release import Release
 from bentos.runtime.scorer import decide
 
-JSON = {True: b"true", False: b"false"}
-TEXTS = {word: orjson.dumps(word) for word in ("online", "request", "ok", "expired", "missing")}
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A row as it waits for a batch."""
-
-    row: Mapping[str, Any]
-    arm: str
-    smoke: bool
+JSON = {word: orjson.dumps(word) for word in (True, False, None, "online", "request", "ok", "expired", "missing")}
 
 
 class Decider:
@@ -33,84 +24,91 @@ class Decider:
         manifest = served.manifest
         self.arm, self.served = arm, served
         self._gatherer = Gatherer(manifest, served.reader, served.scorer.preprocess)
-        self._names = manifest.names
-        self._form = Form(
-            entity=manifest.entity,
-            model_version=served.model_version,
-            release=served.release,
-            arm=arm,
-            threshold=manifest.threshold,
+        fixed = {"model_version": served.model_version, "release": served.release, "arm": arm}
+        features = dict.fromkeys(manifest.names, GAP)
+        score = {"score": GAP, "decision": GAP, "features": features, "event_time": GAP}
+        self._record = Form(
+            {"request_id": GAP, "entity": GAP}
+            | score
+            | dict.fromkeys(("source", "state", "smoke", "time", "wall"), GAP)
+            | {"threshold": manifest.threshold}
+            | fixed
         )
-        self._risks = tuple((risk, orjson.dumps(risk)) for risk in manifest.risks)
+        decision = {"probability": GAP, "risk": GAP, "features": features, "event_time": GAP, "stale": GAP}
+        self._answer = Form({"request_id": GAP, manifest.entity: GAP} | decision | fixed)
 
-    def decide(self, items: Sequence[Item], now: datetime) -> tuple[list[Answer | RowError], list[bytes]]:
-        """Each row's answer or error, and the journal's line of each answer."""
-        gathered = self._gatherer.gather([item.row for item in items], now)
-        scores = self.served.scorer.score_inputs(gathered.z).tolist()
-        texts = orjson.dumps(scores)[1:-1].split(b",")
-        scored = zip(scores, texts, gathered.values.tolist(), strict=True)
-        ids = os.urandom(16 * len(items)).hex()
-        times = (orjson.dumps(now.isoformat()), orjson.dumps(datetime.now(UTC).isoformat()))
-        results: list[Answer | RowError] = []
-        lines: list[bytes] = []
-        for i, (item, row) in enumerate(zip(items, gathered.rows, strict=True)):
-            if isinstance(row, RowError):
-                results.append(row)
-                continue
-            score, text, values = next(scored)
-            if not 0.0 <= score <= 1.0:
+    def decide(
+        self, rows: Sequence[Mapping[str, Any]], smoke: Sequence[bool], now: datetime
+    ) -> tuple[list[Answer | RowError], bytes]:
+        """Each row's answer or error, and the journal's lines of the answers."""
+        gathered = self._gatherer.gather(rows, now)
+        scores, values = self.served.scorer.score_inputs(gathered.z), gathered.values
+        found: list[Input | RowError] = gathered.rows
+        possible = (scores >= 0.0) & (scores <= 1.0)
+        if not possible.all():
+            found = self._without_impossible(found, scores.tolist())
+            scores, values = scores[possible], values[possible]
+        ready = [row for row in found if isinstance(row, Input)]
+        if not ready:
+            return [row for row in found if isinstance(row, RowError)], b""
+        if len(ready) < len(found):
+            smoke = [s for s, row in zip(smoke, found, strict=True) if isinstance(row, Input)]
+        answers, lines = self._answers(ready, scores.tolist(), values, smoke, now)
+        if len(ready) == len(found):
+            return answers, lines
+        given = iter(answers)
+        return [row if isinstance(row, RowError) else next(given) for row in found], lines
+
+    def _without_impossible(self, found: list[Input | RowError], scores: list[float]) -> list[Input | RowError]:
+        rest, checked = iter(scores), list(found)
+        for i, row in enumerate(found):
+            if isinstance(row, Input) and not 0.0 <= (score := next(rest)) <= 1.0:
                 reason = f"release {self.served.release} scored {score!r}, which is no probability"
-                results.append(RowError(500, reason, {self.served.manifest.entity: row.key}))
-                continue
-            answer, line = self._answer(row, score, text, values, ids[32 * i : 32 * i + 32], item.smoke, times)
-            results.append(answer)
-            lines.append(line)
-        return results, lines
+                checked[i] = RowError(500, reason, {self.served.manifest.entity: row.key})
+        return checked
 
-    def _answer(
-        self,
-        row: Input,
-        score: float,
-        text: bytes,
-        values: list[float],
-        request_id: str,
-        smoke: bool,
-        times: tuple[bytes, bytes],
-    ) -> tuple[Answer, bytes]:
-        served, manifest = self.served, self.served.manifest
-        key, source, event_time, state = row
-        risk, risk_text = self._risks[decide(score, manifest.threshold)]
-        stale = state != "ok" and manifest.stale == "flag"
-        name = b'"%b"' % request_id.encode()
-        key_text = orjson.dumps(key)
-        features = orjson.dumps(dict(zip(self._names, values, strict=True)))  # NaN becomes null
-        moment = encoded_time(event_time)
-        encoded = self._form.answer % (name, key_text, text, risk_text, features, moment, JSON[stale])
-        line = self._form.record % (
-            name,
-            key_text,
-            text,
-            risk_text,
-            features,
-            moment,
-            TEXTS[source],
-            TEXTS[state],
-            JSON[smoke],
-            *times,
+    def _answers(
+        self, ready: list[Input], scores: list[float], values: Floats, smoke: Sequence[bool], now: datetime
+    ) -> tuple[list[Answer | RowError], bytes]:
+        served, manifest, n = self.served, self.served.manifest, len(ready)
+        keys, sources, times, states = zip(*ready, strict=True)
+        risks = [manifest.risks[decide(score, manifest.threshold)] for score in scores]
+        stale = [state != "ok" for state in states] if manifest.stale == "flag" else [False] * n
+        random = os.urandom(16 * n).hex()
+        ids = [random[i : i + 32] for i in range(0, 32 * n, 32)]
+        flat = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].replace(b"],[", b",").split(b",")
+        width = len(manifest.names)
+        shared = [
+            [b'"%b"' % name.encode() for name in ids],
+            texts(keys),
+            texts(scores),
+            _words(risks),
+            *(flat[j::width] for j in range(width)),
+            _moments(times),
+        ]
+        wall = datetime.now(UTC)
+        lines = self._record.fill(
+            [
+                *shared,
+                _words(sources),
+                _words(states),
+                _words(smoke),
+                [orjson.dumps(now.isoformat())] * n,
+                [orjson.dumps(wall.isoformat())] * n,
+            ]
         )
-        answer = Answer(
-            request_id,
-            manifest.entity,
-            key,
-            score,
-            risk,
-            self._names,
-            values,
-            event_time,
-            stale,
-            served.model_version,
-            served.release,
-            self.arm,
-            encoded,
-        )
-        return answer, line + b"\n"
+        encoded = self._answer.fill([*shared, _words(stale)]).split(b"\n")
+        fixed = (repeat(served.model_version), repeat(served.release), repeat(self.arm))
+        made = map(Answer, ids, repeat(manifest.entity), keys, scores, risks, times, stale, *fixed, encoded)
+        return list(made), lines
+
+
+def _words(values: Sequence[Any]) -> list[bytes]:
+    """The JSON of values of which there are few different ones."""
+    known = {value: JSON[value] if value in JSON else orjson.dumps(value) for value in set(values)}
+    return [known[value] for value in values]
+
+
+def _moments(times: Sequence[datetime | None]) -> list[bytes]:
+    known = {t: orjson.dumps(None if t is None else t.isoformat()) for t in set(times)}
+    return [known[t] for t in times]

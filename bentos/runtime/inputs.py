@@ -116,11 +116,13 @@ class Gatherer:
         self, found: list[Input | RowError], values: Floats, given: list[tuple[Any, ...]], given_at: list[int]
     ) -> None:
         """Put given values into the matrix, null as NaN; refuse what was given as NaN, infinite or beyond float64."""
+        odd: Sequence[int] = range(len(given))
         try:
-            values[given_at] = given
-            odd = np.flatnonzero(~np.isfinite(values[given_at]).all(axis=1)).tolist()
+            x = np.array(given, dtype=np.float64)
+            values[given_at] = x
+            lacking = (~np.isfinite(x)).sum(axis=1).tolist()
+            odd = [i for i, n in enumerate(lacking) if n and given[i].count(None) != n]
         except OverflowError:  # an integer too large for a float
-            odd = range(len(given))
             for at, row in zip(given_at, given, strict=True):
                 values[at] = [math.nan if _not_a_number(v) else v for v in row]
         for at in odd:

@@ -38,16 +38,16 @@ class Journal:
     def append(self, records: Sequence[dict[str, Any] | bytes]) -> None:
         """Append all records in one write, or none and JournalError (disk full, folder gone, not serialisable).
 
-        A record in bytes is a line already, its end included.
+        A record in bytes is lines already, their ends included.
         """
-        if not records:
-            return
         try:
             data = b"".join(
                 [r if isinstance(r, bytes) else orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in records]
             )
         except TypeError as error:
             raise JournalError(f"a record is not JSON: {error}") from error
+        if not data:
+            return
         with self._lock:
             try:
                 self._write(self._segment(), data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
@@ -96,14 +96,17 @@ class Pending:
 _pending = Pending()
 
 
-def count_answers(use_case: str, answers: Iterable[tuple[str, str, float]]) -> None:
+def count_answers(use_case: str, answers: Sequence[tuple[str, str, float]]) -> None:
     """Count answers given as (model version, risk, score)."""
-    for version, risk, score in answers:
-        _pending.predictions[use_case, version, risk] += 1
+    for (version, risk), count in Counts([(version, risk) for version, risk, _ in answers]).items():
+        _pending.predictions[use_case, version, risk] += count
+    for version in {version for version, _, _ in answers}:
         tally = _pending.score.get((use_case, version))
         if tally is None:
             tally = _pending.score[use_case, version] = Tally(SCORES)
-        tally.observe(score)
+        for named, _, score in answers:
+            if named == version:
+                tally.observe(score)
 
 
 def count_errors(use_case: str, statuses: Iterable[int]) -> None:

@@ -5,13 +5,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from bentos.runtime import clock, metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Batcher, Overloaded
-from bentos.runtime.decisions import Decider, Item
+from bentos.runtime.decisions import Decider
 from bentos.runtime.journal import Journal, JournalError
 from bentos.runtime.manifest import Manifest
 from bentos.runtime.online import FeatureReader, warm
@@ -20,6 +21,7 @@ from bentos.runtime.rollout import CHAMPION, Arm, Bundle, Rollout, Watcher, roll
 
 EXPORT_S = 0.25  # how old the figures of other workers may be in a scrape
 
+Item = tuple[Mapping[str, Any], str, bool]  # a row as it waits for a batch, its arm, whether it is a smoke test
 log = logging.getLogger("bentoflow.predictor")
 
 
@@ -88,7 +90,7 @@ class Predictor:
     ) -> list[Answer | RowError]:
         """Each row's answer or error, in order; Overloaded if they do not fit into the queue."""
         try:
-            results = await self._batcher.submit([Item(row, arm or CHAMPION, smoke) for row in rows])
+            results = await self._batcher.submit(list(zip(rows, repeat(arm or CHAMPION), repeat(smoke))))
         except Overloaded:
             metrics.count_errors(self.use_case, [503])
             raise
@@ -101,7 +103,7 @@ class Predictor:
         if not smoke:
             self._answered += len(results) - len(errors)
             metrics.count_answers(
-                self.use_case, [(r.model_version, r.risk, r.probability) for r in results if isinstance(r, Answer)]
+                self.use_case, [(r.model_version, r.risk, r.probability) for r in results if type(r) is Answer]
             )
         return results
 
@@ -146,25 +148,27 @@ class Predictor:
         bundle = self.watcher.bundle
         if bundle is None or all(served.reader.local for served in bundle.arms.values()):
             return True
-        return all(item.row.get("features") is not None for item in items)
+        return all(row.get("features") is not None for row, _, _ in items)
 
     def _decide(self, items: list[Item]) -> list[Answer | RowError]:
         """One batch: each arm's rows read and scored at once, one write to the journal, then answers."""
         bundle = self.watcher.bundle  # once: the whole batch is answered by one rollout
         now = clock.now(self.home, self.use_case)
-        arms = {item.arm for item in items}
-        results: list[Answer | RowError] = [RowError(500, "not decided")] * len(items)
+        rows, arms, smoke = zip(*items, strict=True)
+        results: list[Answer | RowError] = []
         lines: list[bytes] = []
-        for arm in arms:
-            chosen = [i for i, item in enumerate(items) if item.arm == arm] if len(arms) > 1 else range(len(items))
+        for arm in sorted(set(arms)):
+            chosen = [i for i, named in enumerate(arms) if named == arm]
             decider = self._decider(bundle, arm)
             if isinstance(decider, RowError):
                 decided: list[Answer | RowError] = [decider] * len(chosen)
             else:
-                decided, written = decider.decide([items[i] for i in chosen], now)
-                lines += written
-            for i, result in zip(chosen, decided, strict=True):
-                results[i] = result
+                some = len(chosen) < len(items)
+                decided, written = decider.decide(
+                    [rows[i] for i in chosen] if some else rows, [smoke[i] for i in chosen] if some else smoke, now
+                )
+                lines.append(written)
+            results = _placed(results, chosen, decided, len(items))
         try:
             self._journal.append(lines)
         except JournalError as error:
@@ -202,3 +206,13 @@ class Predictor:
         for labels in current.values():
             m.release.labels(*labels).set(1)
         self._reported = dict(current)
+
+
+def _placed(results: list[Any], chosen: list[int], decided: list[Any], rows: int) -> list[Any]:
+    """The results with those of one arm put where its rows are."""
+    if len(chosen) == rows:
+        return decided
+    results = results or [None] * rows
+    for i, result in zip(chosen, decided, strict=True):
+        results[i] = result
+    return results
