@@ -14,9 +14,10 @@ from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, Validation
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bentos.hot import MAX_ROWS, answer
+from bentos.hot import MAX_ROWS, compose, refuse
 from bentos.runtime import metrics
 from bentos.runtime.answers import RowError
+from bentos.runtime.batcher import Overloaded
 from bentos.runtime.home import home
 from bentos.runtime.predictor import Predictor
 
@@ -98,19 +99,28 @@ async def start(predictor: Predictor) -> None:
         access.handlers, access.propagate = [], False
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)  # rows make no cycles: a batch's thousands of short-lived values are no reason
 
 
 async def reply(predictor: Predictor, body: Rows, ctx: bentoml.Context) -> Response:
     """Answer what the hot route left to BentoML: 200, 207 if some rows of a list failed, else the row's own status."""
     started = time.perf_counter()
     headers = ctx.request.headers
-    status, name, content = await answer(
-        predictor,
-        [row if isinstance(row, RowError) else vars(row) for row in ([body.root] if body.single else body.root)],
-        single=body.single,
-        arm=headers.get("x-bentoflow-arm") or None,
-        smoke=headers.get("x-bentoflow-smoke") == "1",
-    )
+    rows = [body.root] if body.single else body.root
+    set_aside = [row.status for row in rows if isinstance(row, RowError)]
+    try:
+        answered = iter(
+            await predictor.answer(
+                [vars(row) for row in rows if not isinstance(row, RowError)],
+                arm=headers.get("x-bentoflow-arm") or None,
+                smoke=headers.get("x-bentoflow-smoke") == "1",
+            )
+        )
+        results = [row if isinstance(row, RowError) else next(answered) for row in rows]
+        status, name, content = compose(results, single=body.single)
+        metrics.count_errors(predictor.use_case, set_aside)
+    except Overloaded as error:
+        status, name, content = refuse(error)
     ctx.response.status_code = status
     ctx.response.headers["x-request-id"] = name
     if status == 503:

@@ -20,7 +20,6 @@ from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Overloaded
 from bentos.runtime.inputs import MAX_KEY, NUMBERS
-from bentos.runtime.predictor import Predictor
 
 MAX_ROWS = 10_000
 current_service = bentoml.get_current_service  # once: the package looks every name up anew
@@ -69,13 +68,13 @@ class HotRoute:
             await self.app(scope, _replay(messages, receive), send)
             return
         single = not isinstance(rows, list)
-        status, name, content = await answer(
-            service.predictor,
-            [rows] if single else rows,
-            single=single,
-            arm=headers.get(b"x-bentoflow-arm", b"").decode("latin-1") or None,
-            smoke=headers.get(b"x-bentoflow-smoke") == b"1",
-        )
+        arm = headers.get(b"x-bentoflow-arm", b"").decode("latin-1") or None
+        smoke = headers.get(b"x-bentoflow-smoke") == b"1"
+        try:
+            results = await service.predictor.answer([rows] if single else rows, arm=arm, smoke=smoke, checked=True)
+            status, name, content = compose(results, single=single)
+        except Overloaded as error:
+            status, name, content = refuse(error)
         fields = [JSON, (b"content-length", b"%d" % len(content)), (b"x-request-id", name.encode())]
         if status == 503:
             fields.append((b"retry-after", b"1"))
@@ -91,38 +90,25 @@ class HotRoute:
             value = orjson.loads(body)
         except orjson.JSONDecodeError:
             return None
-        rows = value if isinstance(value, list) else [value]
-        if len(rows) > MAX_ROWS:
-            return None
-        entity = self.entity
-        for row in rows:
-            if type(row) is not dict or type(key := row.get(entity)) is not int or not 0 <= key <= MAX_KEY:
-                return None
-            if len(row) > 1:
-                features = row.get("features", row)
-                if len(row) > 2 or features is row:
-                    return None
-                if features is not None and not (
-                    type(features) is dict and NUMBERS.issuperset(map(type, features.values()))
-                ):
-                    return None
-        return value
+        if isinstance(value, list):
+            return value if len(value) <= MAX_ROWS and all(map(self._exact, value)) else None
+        return value if self._exact(value) else None
+
+    def _exact(self, row: Any) -> bool:
+        """Whether a row is {entity: whole number} or that with {"features": {name: number or null}}."""
+        if type(row) is not dict or type(key := row.get(self.entity)) is not int or not 0 <= key <= MAX_KEY:
+            return False
+        if len(row) == 1:
+            return True
+        features = row.get("features", row)
+        if len(row) > 2 or features is row:
+            return False
+        return features is None or (type(features) is dict and NUMBERS.issuperset(map(type, features.values())))
 
 
-async def answer(
-    predictor: Predictor, rows: list[Any], *, single: bool, arm: str | None, smoke: bool
-) -> tuple[int, str, bytes]:
-    """Status, request id and JSON of the reply to well-formed rows and to those that validation set aside."""
-    set_aside = [row.status for row in rows if isinstance(row, RowError)]
-    try:
-        answered = await predictor.answer([row for row in rows if not isinstance(row, RowError)], arm=arm, smoke=smoke)
-    except Overloaded as error:
-        return 503, os.urandom(16).hex(), orjson.dumps(RowError(503, str(error)).dump())
-    if set_aside:
-        metrics.count_errors(predictor.use_case, set_aside)
-        rest = iter(answered)
-        answered = [row if isinstance(row, RowError) else next(rest) for row in rows]
-    return compose(answered, single=single)
+def refuse(error: Overloaded) -> tuple[int, str, bytes]:
+    """Status, request id and JSON of the reply to a request that does not fit into the queue."""
+    return 503, os.urandom(16).hex(), orjson.dumps(RowError(503, str(error)).dump())
 
 
 def compose(results: list[Answer | RowError], *, single: bool) -> tuple[int, str, bytes]:

@@ -73,6 +73,6 @@ class Form:
 
 def texts(values: Sequence[Any]) -> list[bytes]:
     """The JSON of each value."""
-    if not values or any(type(v) is not int and type(v) is not float for v in values):
+    if not {int, float}.issuperset(map(type, values)):
         return [orjson.dumps(v) for v in values]
     return orjson.dumps(values)[1:-1].split(b",")

@@ -38,10 +38,10 @@ class Decider:
         self._answer = Form({"request_id": GAP, manifest.entity: GAP} | decision | fixed)
 
     def decide(
-        self, rows: Sequence[Mapping[str, Any]], smoke: Sequence[bool], now: datetime
+        self, rows: Sequence[Mapping[str, Any]], smoke: Sequence[bool], now: datetime, *, checked: bool
     ) -> tuple[list[Answer | RowError], bytes]:
         """Each row's answer or error, and the journal's lines of the answers."""
-        gathered = self._gatherer.gather(rows, now)
+        gathered = self._gatherer.gather(rows, now, checked=checked)
         scores, values = self.served.scorer.score_inputs(gathered.z), gathered.values
         found: list[Input | RowError] = gathered.rows
         possible = (scores >= 0.0) & (scores <= 1.0)
@@ -79,7 +79,7 @@ class Decider:
         flat = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].replace(b"],[", b",").split(b",")
         width = len(manifest.names)
         shared = [
-            [b'"%b"' % name.encode() for name in ids],
+            ('"' + '","'.join(ids) + '"').encode().split(b","),
             texts(keys),
             texts(scores),
             _words(risks),

@@ -1,4 +1,4 @@
-"""Metrics of a service, counted as plain integers in the event loop and moved to Prometheus by `export`.
+"""Metrics of a service, counted as plain integers and moved to Prometheus by `export`.
 
 A Prometheus counter takes a lock and writes to a shared file: with a handful per request that costs as much as the
 model. `export` runs four times a second and before this process answers /metrics, so other workers' figures in a
@@ -7,12 +7,15 @@ scrape are at most that old. Nothing is counted twice, nor lost but by SIGKILL.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
+
+from bentos.runtime.answers import Answer
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
@@ -69,10 +72,12 @@ class Tally:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, *values: float) -> None:
+        """Count values."""
+        counts, bounds = self.counts, self.bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.total += sum(values)
 
     def export(self, histogram: Histogram) -> None:
         """Add what was observed to a Prometheus histogram, which has no call of its own for many values."""
@@ -94,47 +99,49 @@ class Pending:
 
 
 _pending = Pending()
+_lock = threading.Lock()  # taken once per batch or request: a batch may be counted in a thread
 
 
-def count_answers(use_case: str, answers: Sequence[tuple[str, str, float]]) -> None:
-    """Count answers given as (model version, risk, score)."""
-    for (version, risk), count in Counts([(version, risk) for version, risk, _ in answers]).items():
-        _pending.predictions[use_case, version, risk] += count
-    for version in {version for version, _, _ in answers}:
-        tally = _pending.score.get((use_case, version))
-        if tally is None:
-            tally = _pending.score[use_case, version] = Tally(SCORES)
-        for named, _, score in answers:
-            if named == version:
-                tally.observe(score)
+def count_answers(use_case: str, answers: Sequence[Answer]) -> None:
+    """Count answers given."""
+    if not answers:
+        return
+    with _lock:
+        for (version, risk), count in Counts([(a.model_version, a.risk) for a in answers]).items():
+            _pending.predictions[use_case, version, risk] += count
+        for version in {a.model_version for a in answers}:
+            tally = _pending.score.setdefault((use_case, version), Tally(SCORES))
+            tally.observe(*[a.probability for a in answers if a.model_version == version])
 
 
 def count_errors(use_case: str, statuses: Iterable[int]) -> None:
     """Count rows that got an error instead of an answer."""
-    for status in statuses:
-        _pending.errors[use_case, str(status)] += 1
+    with _lock:
+        for status in statuses:
+            _pending.errors[use_case, str(status)] += 1
 
 
 def count_request(use_case: str, seconds: float) -> None:
     """Count a request by how long it took."""
-    if (tally := _pending.seconds.get(use_case)) is None:
-        tally = _pending.seconds[use_case] = Tally(SECONDS)
-    tally.observe(seconds)
+    with _lock:
+        if (tally := _pending.seconds.get(use_case)) is None:
+            tally = _pending.seconds[use_case] = Tally(SECONDS)
+        tally.observe(seconds)
 
 
 def count_batch(use_case: str, rows: int) -> None:
     """Count a batch by its rows."""
-    if (tally := _pending.rows.get(use_case)) is None:
-        tally = _pending.rows[use_case] = Tally(ROWS)
-    tally.observe(rows)
+    with _lock:
+        _pending.rows.setdefault(use_case, Tally(ROWS)).observe(rows)
 
 
 def export() -> None:
-    """Move what was counted to Prometheus; call it in the event loop, where the counting is done."""
+    """Move what was counted to Prometheus."""
     global _pending
-    if _pending == Pending():
-        return
-    counted, _pending = _pending, Pending()
+    with _lock:
+        if _pending == Pending():
+            return
+        counted, _pending = _pending, Pending()
     m = metrics()
     for prediction, count in counted.predictions.items():
         m.predictions.labels(*prediction).inc(count)

@@ -21,7 +21,9 @@ from bentos.runtime.rollout import CHAMPION, Arm, Bundle, Rollout, Watcher, roll
 
 EXPORT_S = 0.25  # how old the figures of other workers may be in a scrape
 
-Item = tuple[Mapping[str, Any], str, bool]  # a row as it waits for a batch, its arm, whether it is a smoke test
+Item = tuple[
+    Mapping[str, Any], str, bool, bool
+]  # a row as it waits, its arm, is it a smoke test, are its types checked
 log = logging.getLogger("bentoflow.predictor")
 
 
@@ -86,26 +88,21 @@ class Predictor:
         metrics.export()
 
     async def answer(
-        self, rows: Sequence[Mapping[str, Any]], *, arm: str | None = None, smoke: bool = False
+        self, rows: Sequence[Mapping[str, Any]], *, arm: str | None = None, smoke: bool = False, checked: bool = False
     ) -> list[Answer | RowError]:
-        """Each row's answer or error, in order; Overloaded if they do not fit into the queue."""
+        """Each row's answer or error, in order; Overloaded if they do not fit into the queue.
+
+        `checked` vouches that keys are whole numbers in range, and features mappings of numbers and null.
+        """
         try:
-            results = await self._batcher.submit(list(zip(rows, repeat(arm or CHAMPION), repeat(smoke))))
+            return await self._batcher.submit(list(zip(rows, repeat(arm or CHAMPION), repeat(smoke), repeat(checked))))
         except Overloaded:
             metrics.count_errors(self.use_case, [503])
             raise
         except Exception:
             log.exception("a batch of %s failed", self.use_case)
-            results = [RowError(500, "an unexpected error, see the server's log") for _ in rows]
-        errors = [r.status for r in results if isinstance(r, RowError)]
-        if errors:
-            metrics.count_errors(self.use_case, errors)
-        if not smoke:
-            self._answered += len(results) - len(errors)
-            metrics.count_answers(
-                self.use_case, [(r.model_version, r.risk, r.probability) for r in results if type(r) is Answer]
-            )
-        return results
+            metrics.count_errors(self.use_case, [500] * len(rows))
+            return [RowError(500, "an unexpected error, see the server's log") for _ in rows]
 
     def ready(self) -> tuple[bool, str]:
         """Whether a champion answers, and if not why."""
@@ -148,13 +145,13 @@ class Predictor:
         bundle = self.watcher.bundle
         if bundle is None or all(served.reader.local for served in bundle.arms.values()):
             return True
-        return all(row.get("features") is not None for row, _, _ in items)
+        return all(row.get("features") is not None for row, *_ in items)
 
     def _decide(self, items: list[Item]) -> list[Answer | RowError]:
         """One batch: each arm's rows read and scored at once, one write to the journal, then answers."""
         bundle = self.watcher.bundle  # once: the whole batch is answered by one rollout
         now = clock.now(self.home, self.use_case)
-        rows, arms, smoke = zip(*items, strict=True)
+        rows, arms, smoke, checked = zip(*items, strict=True)
         results: list[Answer | RowError] = []
         lines: list[bytes] = []
         for arm in sorted(set(arms)):
@@ -165,7 +162,10 @@ class Predictor:
             else:
                 some = len(chosen) < len(items)
                 decided, written = decider.decide(
-                    [rows[i] for i in chosen] if some else rows, [smoke[i] for i in chosen] if some else smoke, now
+                    [rows[i] for i in chosen] if some else rows,
+                    [smoke[i] for i in chosen] if some else smoke,
+                    now,
+                    checked=all(checked),
                 )
                 lines.append(written)
             results = _placed(results, chosen, decided, len(items))
@@ -173,13 +173,17 @@ class Predictor:
             self._journal.append(lines)
         except JournalError as error:
             log.error("not answered: %s", error)
-            return [
-                r
-                if isinstance(r, RowError)
-                else RowError(503, "the journal cannot be written, so nothing is answered; retry later")
-                for r in results
-            ]
+            refused = RowError(503, "the journal cannot be written, so nothing is answered; retry later")
+            results = [r if isinstance(r, RowError) else refused for r in results]
+        self._count(results, smoke)
         return results
+
+    def _count(self, results: list[Answer | RowError], smoke: Sequence[bool]) -> None:
+        answers = [r for r, hidden in zip(results, smoke, strict=True) if type(r) is Answer and not hidden]
+        self._answered += len(answers)
+        metrics.count_answers(self.use_case, answers)
+        if len(answers) < len(results):
+            metrics.count_errors(self.use_case, [r.status for r in results if isinstance(r, RowError)])
 
     def _decider(self, bundle: Bundle[Release] | None, arm: str) -> Decider | RowError:
         served = None if bundle is None else bundle.arms.get(arm)

@@ -23,7 +23,7 @@ class Preprocessor:
         self._logged = [j for j, f in enumerate(features) if f.log]
 
     def __call__(self, x: npt.NDArray[np.float64]) -> Inputs:
-        """Inputs of raw values [n, k], NaN where missing; too large ones come out infinite, for the caller to refuse."""
+        """Inputs of raw values [n, k], NaN where missing; infinite where too large for float32."""
         if x.ndim != 2 or x.shape[1] != len(self.names):
             raise ScorerError(f"expected {len(self.names)} columns ({', '.join(self.names)}), got {x.shape}")
         with np.errstate(over="ignore", invalid="ignore"):
