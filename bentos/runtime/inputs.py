@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from bentos.runtime.answers import RowError
+from bentos.runtime.features import FeatureRows
 from bentos.runtime.manifest import Manifest
 from bentos.runtime.model import Inputs
-from bentos.runtime.online import FeatureReader, FeatureRows
+from bentos.runtime.online import FeatureReader
 from bentos.runtime.scorer import Floats, Preprocessor
 
 Key = int | str

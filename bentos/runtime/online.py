@@ -1,10 +1,11 @@
 """Online features: what the feature store knows about entities now, with what is too old marked as missing."""
 
+import hashlib
 import os
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from bentos.runtime.features import FeatureRows, View, dated
 from bentos.runtime.home import ROOT
+from bentos.runtime.packed import Pack, RedisPack, SqlitePack
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore, RepoConfig
@@ -23,32 +26,6 @@ HOME_IN_YAML = "../.bentoflow/"
 
 class OnlineError(RuntimeError):
     """The feature store lacks what a release reads, or cannot be reached."""
-
-
-@dataclass(frozen=True)
-class FeatureRows:
-    """Values [n, k] in the asked order, NaN where missing or expired, and per row where they come from.
-
-    `event_times` are those of each row's oldest view, None if no view knows the entity. `expired`: a view's values
-    were older than its ttl; `missing`: a view has nothing on an entity that another one knows; `ttls`: the ttl that
-    expired first, for messages.
-    """
-
-    values: npt.NDArray[np.float64]
-    event_times: list[datetime | None]
-    found: npt.NDArray[np.bool_]
-    expired: npt.NDArray[np.bool_]
-    missing: npt.NDArray[np.bool_]
-    ttls: list[timedelta | None]
-
-
-@dataclass(frozen=True)
-class View:
-    """One view's share of a feature service."""
-
-    name: str
-    ttl: timedelta | None
-    columns: tuple[int, ...]  # positions in the values
 
 
 def repo_config(home: Path, *, root: Path = ROOT) -> "RepoConfig":
@@ -113,7 +90,16 @@ class FeatureReader:
         self.entity, self.names, self.views = entity, tuple(names), tuple(views)
         self._store, self._service = store, service
         self._lock = threading.Lock()
-        self.local = False
+        self._held = [f.name for p in service.feature_view_projections for f in p.features]
+        self._all_views = views_of(store, service, self._held)
+        self._pack = open_pack(store, service, entity, self._held, self._all_views)
+        self._columns = [self._held.index(name) for name in self.names]
+        self._times = [len(self._held) + [v.name for v in self._all_views].index(v.name) for v in self.views]
+
+    @property
+    def local(self) -> bool:
+        """Whether reads wait for nothing: packed vectors lie in a local file."""
+        return self._pack is not None and self._pack.local
 
     @classmethod
     def open(
@@ -143,11 +129,100 @@ class FeatureReader:
         if not len(ids):
             return dated(np.empty((0, len(self.names))), np.empty((len(self.views), 0), np.int64), self.views, now)
         with self._lock:
-            response = self._store.get_online_features(features=self._service, entity_rows={self.entity: list(ids)})
+            vectors = self._vectors(ids)
+        times = np.ascontiguousarray(vectors[:, self._times].T).astype(np.int64)
+        return dated(np.ascontiguousarray(vectors[:, self._columns]), times, self.views, now)
+
+    def pack(self, ids: Sequence[Any]) -> int:
+        """Write down what Feast knows about each entity as one vector, for `read`; gives how many it knows.
+
+        Call it after materialising; entities that are not packed, or were written to since, are asked of Feast.
+        """
+        if self._pack is None:
+            return 0
+        start = len(self._held)
+        return self._pack.write(ids, self._ask, lambda vectors: np.asarray((vectors[:, start:] > 0).any(axis=1)))
+
+    def _vectors(self, ids: Sequence[Any]) -> npt.NDArray[np.float64]:
+        """All of the service's values and each view's event time in epoch seconds, 0 where nothing is known."""
+        found: list[bytes | None] = [None] * len(ids) if self._pack is None else self._pack.read(ids)
+        unknown = [at for at, vector in enumerate(found) if vector is None]
+        width = len(self._held) + len(self._all_views)
+        if not unknown:
+            return np.frombuffer(b"".join(v for v in found if v is not None), dtype=np.float64).reshape(-1, width)
+        asked = self._ask([ids[at] for at in unknown])
+        if len(unknown) == len(ids):
+            return asked
+        blank = bytes(8 * width)
+        vectors = np.frombuffer(bytearray().join(v or blank for v in found), dtype=np.float64).reshape(-1, width)
+        vectors[unknown] = asked
+        return vectors
+
+    def _ask(self, ids: Sequence[Any]) -> npt.NDArray[np.float64]:
+        """The same from Feast itself, in one call."""
+        response = self._store.get_online_features(features=self._service, entity_rows={self.entity: list(ids)})
         found = response.to_dict(include_event_timestamps=True)
-        values = np.array([found[name] for name in self.names], dtype=np.float64).reshape(len(self.names), len(ids)).T
-        times = np.array([found[f"{self.names[v.columns[0]]}__ts"] for v in self.views], dtype=np.int64)
-        return dated(np.ascontiguousarray(values), times.reshape(len(self.views), len(ids)), self.views, now)
+        rows = [found[name] for name in self._held]
+        rows += [found[f"{self._held[v.columns[0]]}__ts"] for v in self._all_views]
+        return np.ascontiguousarray(np.array(rows, dtype=np.float64).T)
+
+
+def pack(home: Path, *, entity: str, feature_service: str, ids: Sequence[Any], root: Path = ROOT) -> int:
+    """Pack what the online store under `home` knows about entities; call it after materialising or writing online."""
+    from feast import FeatureStore
+
+    store = FeatureStore(config=repo_config(home, root=root))
+    service = store.get_feature_service(feature_service)
+    names = [f.name for p in service.feature_view_projections for f in p.features]
+    reader = FeatureReader(store, service, entity=entity, names=names, views=views_of(store, service, names))
+    return reader.pack(ids)
+
+
+def open_pack(
+    store: "FeatureStore", service: "FeatureService", entity: str, held: Sequence[str], views: Sequence[View]
+) -> Pack | None:
+    """The packed vectors of a feature service; None for other stores than SQLite and Redis, or other keys."""
+    from feast.infra.online_stores.helpers import _redis_key
+    from feast.infra.online_stores.sqlite import _table_id
+
+    config, online = store.config, store.config.online_store
+    found = [store.registry.get_any_feature_view(view.name, store.project) for view in views]
+    if any(list(view.join_keys) != [entity] for view in found):
+        return None
+    layout = hashlib.sha256(repr((held, [v.name for v in views])).encode()).hexdigest()[:8]
+    name = f"{store.project}_{service.name}_{layout}"
+    key, text = entity_keys(store, entity), "STRING" in _key_types(store, entity)
+    if online.type == "sqlite":
+        versioned = config.registry.enable_online_feature_view_versioning
+        path = Path(store._get_provider().online_store._get_db_path(config))
+        return SqlitePack(path, name, [_table_id(store.project, view, versioned) for view in found], key, text=text)
+    if online.type == "redis" and not online.skip_dedup and not config.registry.enable_online_feature_view_versioning:
+        version = config.entity_key_serialization_version
+
+        @lru_cache(maxsize=100_000)
+        def redis_key(value: Any) -> bytes:
+            return bytes(_redis_key(store.project, _proto(entity, value), entity_key_serialization_version=version))
+
+        client = store._get_provider().online_store._get_client(online)
+        return RedisPack(client, name, [f"_ts:{view.name}" for view in views], redis_key)
+    return None
+
+
+def entity_keys(store: "FeatureStore", entity: str) -> Callable[[Any], bytes]:
+    """How the online store writes an entity's key."""
+    from feast.infra.key_encoding_utils import serialize_entity_key
+
+    version = store.config.entity_key_serialization_version
+
+    return lambda value: bytes(serialize_entity_key(_proto(entity, value), entity_key_serialization_version=version))
+
+
+def _proto(entity: str, value: Any) -> Any:
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    of = Value(string_val=value) if isinstance(value, str) else Value(int64_val=int(value))
+    return EntityKey(join_keys=[entity], entity_values=[of])
 
 
 def _key_types(store: "FeatureStore", key: str) -> list[str]:
@@ -169,29 +244,3 @@ def views_of(store: "FeatureStore", service: "FeatureService", names: Sequence[s
         columns = tuple(i for i, name in enumerate(names) if held[name] == view)
         views.append(View(view, ttl or None, columns))
     return views
-
-
-def dated(
-    values: npt.NDArray[np.float64], times: npt.NDArray[np.int64], views: Sequence[View], now: datetime
-) -> FeatureRows:
-    """Values with expired ones removed; `times` [views, n] are event times in epoch seconds, 0 where nothing is known.
-
-    Feast's online store hands out values of any age; its offline join keeps those of age <= ttl, and so do we.
-    """
-    n = len(values)
-    expired = np.zeros(n, dtype=bool)
-    ttls: list[timedelta | None] = [None] * n
-    for view, seconds in zip(views, times, strict=True):
-        if view.ttl is None:
-            continue
-        too_old = (seconds > 0) & (now.timestamp() - seconds > view.ttl.total_seconds())
-        values[np.ix_(too_old, view.columns)] = np.nan
-        expired |= too_old
-        for i in np.flatnonzero(too_old):
-            ttls[i] = view.ttl if ttls[i] is None else min(view.ttl, ttls[i] or view.ttl)
-    known = times > 0
-    count = known.sum(axis=0)
-    found = np.asarray(count > 0, dtype=bool)
-    oldest = np.where(known, times, np.iinfo(np.int64).max).min(axis=0, initial=np.iinfo(np.int64).max)
-    event_times = [datetime.fromtimestamp(int(t), UTC) if ok else None for t, ok in zip(oldest, found, strict=True)]
-    return FeatureRows(values, event_times, found, expired, found & (count < len(views)), ttls)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bentos.runtime import rollout
+from bentos.runtime import online, rollout
 from bentos.runtime.manifest import GOLDEN, MANIFEST, sha256
 from bentos.runtime.online import repo_config
 from bentos.runtime.rollout import Arm, Rollout
@@ -102,6 +102,7 @@ def store_features(home: Path) -> None:
         store = FeatureStore(config=repo_config(home))
         store.apply([user, view, FeatureService(name="bench_v1", features=[view])])
         store.materialize(NOW - timedelta(days=10), NOW)
+    online.pack(home, entity="user_id", feature_service="bench_v1", ids=range(USERS))
 
 
 def bodies(folder: Path) -> dict[str, Path]:

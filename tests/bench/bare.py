@@ -5,6 +5,6 @@ from bentos.runtime.journal import Journal
 from bentos.service import Service as Service
 
 Journal.append = lambda self, records: None  # type: ignore[method-assign,assignment,misc]
-for _name in ("count_answers", "count_errors", "count_request"):
+for _name in ("count_answers", "count_errors", "count_request", "count_batch"):
     if hasattr(metrics, _name):
         setattr(metrics, _name, lambda *_, **__: None)

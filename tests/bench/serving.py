@@ -94,9 +94,8 @@ def _measured(cases: list[Case]) -> dict[str, list[Load]]:
             load = measure(case.url, case.bodies, connections=case.connections, seconds=SECONDS)
             found[case.name].append(load)
             bad = f"  NOT 2xx OR FAILED: {load.bad}" if load.bad else ""
-            print(
-                f"round {number + 1} {case.name:<18} {load.rps:>9,.0f}/s p50 {load.p50_ms:8.2f} ms p99 {load.p99_ms:8.2f} ms{bad}"
-            )
+            latency = f"p50 {load.p50_ms:8.2f} ms p99 {load.p99_ms:8.2f} ms"
+            print(f"round {number + 1} {case.name:<18} {load.rps:>9,.0f}/s {latency}{bad}")
     return found
 
 

@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 from bentos.runtime import clock
+from bentos.runtime.features import FeatureRows, View, dated
 from bentos.runtime.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Feature, Manifest, sha256
-from bentos.runtime.online import FeatureRows, View, dated
 from bentos.runtime.release import RELEASE
 from bentos.runtime.scorer import Scorer
 

@@ -1,0 +1,185 @@
+"""Packed vectors: everything a feature service knows about an entity in one value, beside the feature store's own rows.
+
+Feast answers from one row per feature and entity, 100 to 200 us a key. A packed vector is Feast's own answer, written
+down after materialising; reading a batch is one SELECT or one pipeline. A vector is served only while it is still what
+Feast would answer, whoever wrote in between, and whatever is not packed is asked of Feast:
+
+- SQLite: triggers on Feast's tables delete an entity's vector in the very transaction that changes one of its rows.
+  Without all triggers (a table was dropped and made anew) no vector counts.
+- Redis: a vector lies in Feast's own hash and carries the event times (Feast's bytes) that it was packed from; it
+  counts only while they are those of the hash. Feast never overwrites a row with one of the same event time, unless
+  the store is configured with skip_dedup, and then nothing is packed.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Fetch = Callable[[Sequence[Any]], Floats]  # ids -> vectors [n, width] as Feast has them now
+CHUNK = 500
+
+
+class Pack(Protocol):
+    """The packed vectors of one feature service."""
+
+    @property
+    def local(self) -> bool:
+        """Whether reads wait for nothing."""
+        ...
+
+    def read(self, ids: Sequence[Any]) -> list[bytes | None]:
+        """Each id's vector, None where there is none that counts."""
+        ...
+
+    def write(self, ids: Sequence[Any], fetch: Fetch, known: Callable[[Floats], npt.NDArray[np.bool_]]) -> int:
+        """Pack what `fetch` gives for `ids`, those that are `known`; how many that were."""
+        ...
+
+
+class SqlitePack:
+    """Vectors in a table of the online store's own database file."""
+
+    def __init__(
+        self, path: Path, name: str, tables: Sequence[str], entity_key: Callable[[Any], bytes], *, text: bool
+    ) -> None:
+        self.path, self.table, self._entity_key = path, f"packed_{name}", entity_key
+        self._kind = "TEXT" if text else "INTEGER"  # of the keys as requests bring them
+        self._triggers = {
+            f"{self.table}_{i}_{event}": (event, row, table)
+            for i, table in enumerate(tables)
+            for event, row in (("insert", "NEW"), ("update", "NEW"), ("delete", "OLD"))
+        }
+        self._connection: sqlite3.Connection | None = None
+        self._seen: int | None = None
+        self._valid = False
+
+    @property
+    def local(self) -> bool:
+        """True once there are vectors: Feast's own reads are slow enough to be kept out of an event loop."""
+        return self._valid
+
+    def read(self, ids: Sequence[Any]) -> list[bytes | None]:
+        """Each id's vector, None where there is none that counts."""
+        if self._connection is None:
+            self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0.25)
+        if self._seen is None:
+            self._look(self._connection)
+        if not self._valid:
+            self._seen = None
+            return [None] * len(ids)
+        marks = ",".join("?" * len(ids))
+        try:
+            query = f'SELECT key, vector FROM "{self.table}" WHERE key IN ({marks})'
+            found: dict[Any, bytes] = dict(self._connection.execute(query, ids).fetchall())
+        except sqlite3.OperationalError:
+            self._seen = None
+            return [None] * len(ids)
+        # After the reading, so that a table dropped in between is noticed too.
+        if self._version(self._connection) != self._seen:
+            self._look(self._connection)
+            return self.read(ids)
+        return [found.get(i) for i in ids]
+
+    def write(self, ids: Sequence[Any], fetch: Fetch, known: Callable[[Floats], npt.NDArray[np.bool_]]) -> int:
+        """Pack what `fetch` gives for `ids`, holding the database's write lock so that nobody changes it meanwhile."""
+        packed = 0
+        with closing(sqlite3.connect(self.path, isolation_level=None, timeout=60.0)) as connection:
+            with _writing(connection):
+                self._prepare(connection)
+            for start in range(0, len(ids), CHUNK):
+                part = list(ids[start : start + CHUNK])
+                with _writing(connection):
+                    vectors = fetch(part)
+                    rows = [
+                        (i, self._entity_key(i), vector.tobytes())
+                        for i, vector, is_known in zip(part, vectors, known(vectors), strict=True)
+                        if is_known
+                    ]
+                    connection.executemany(f'INSERT OR REPLACE INTO "{self.table}" VALUES (?, ?, ?)', rows)
+                packed += len(rows)
+        return packed
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make table and triggers; if a trigger was missing, vectors of that time may be out of date and go."""
+        columns = f"key {self._kind} PRIMARY KEY, entity_key BLOB UNIQUE, vector BLOB"
+        connection.execute(f'CREATE TABLE IF NOT EXISTS "{self.table}" ({columns})')
+        if not self._complete(connection):
+            connection.execute(f'DELETE FROM "{self.table}"')
+        for name, (event, row, table) in self._triggers.items():
+            connection.execute(
+                f'CREATE TRIGGER IF NOT EXISTS "{name}" AFTER {event} ON "{table}" BEGIN '
+                f'DELETE FROM "{self.table}" WHERE entity_key = {row}.entity_key; END'
+            )
+
+    def _complete(self, connection: sqlite3.Connection) -> bool:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        return names >= {self.table, *self._triggers}
+
+    def _look(self, connection: sqlite3.Connection) -> None:
+        self._seen = self._version(connection)
+        self._valid = self._complete(connection)
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA schema_version").fetchone()[0])
+
+
+@contextmanager
+def _writing(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+class RedisPack:
+    """Vectors in the hashes of Feast's Redis online store."""
+
+    local = False  # each read crosses the network
+
+    def __init__(self, client: Any, name: str, times: Sequence[str], key: Callable[[Any], bytes]) -> None:
+        self._client, self._key = client, key
+        self._fields = [f"_packed:{name}", *times]
+
+    def read(self, ids: Sequence[Any]) -> list[bytes | None]:
+        """Each id's vector, None where there is none that counts."""
+        vectors: list[bytes | None] = []
+        for packed, *times in self._fetch(ids):
+            stamp = _stamp(times)
+            vectors.append(packed[len(stamp) :] if packed is not None and packed.startswith(stamp) else None)
+        return vectors
+
+    def write(self, ids: Sequence[Any], fetch: Fetch, known: Callable[[Floats], npt.NDArray[np.bool_]]) -> int:
+        """Pack what `fetch` gives for `ids`, leaving out those whose event times changed meanwhile."""
+        packed = 0
+        for start in range(0, len(ids), CHUNK):
+            part = list(ids[start : start + CHUNK])
+            before = [_stamp(times) for _, *times in self._fetch(part)]
+            vectors = fetch(part)
+            after = [_stamp(times) for _, *times in self._fetch(part)]
+            with self._client.pipeline(transaction=False) as pipe:
+                for i, vector, is_known, old, new in zip(part, vectors, known(vectors), before, after, strict=True):
+                    if is_known and old == new:
+                        pipe.hset(self._key(i), self._fields[0], new + vector.tobytes())
+                packed += len(pipe.execute())
+        return packed
+
+    def _fetch(self, ids: Sequence[Any]) -> list[list[bytes | None]]:
+        with self._client.pipeline(transaction=False) as pipe:
+            for i in ids:
+                pipe.hmget(self._key(i), self._fields)
+            found: list[list[bytes | None]] = pipe.execute()
+        return found
+
+
+def _stamp(times: Sequence[bytes | None]) -> bytes:
+    """Event times as Feast wrote them, each after its length."""
+    return b"".join(b"\x00" if t is None else bytes([len(t) + 1]) + t for t in times)
