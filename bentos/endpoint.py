@@ -22,7 +22,7 @@ from bentos.runtime.home import home
 from bentos.runtime.predictor import Predictor
 
 SERVICE: dict[str, Any] = {
-    "workers": 1,
+    "workers": int(os.environ.get("BENTOFLOW_WORKERS", "").strip() or 1),
     "threads": 8,
     "traffic": {"timeout": 30},
     "logging": {"access": {"enabled": False}},  # the journal has every answer; the access log halves the throughput

@@ -159,3 +159,71 @@ def test_a_batch_function_with_too_few_results_is_an_error():
         await batcher.stop()
 
     run(main())
+
+
+def test_a_quick_batch_is_what_arrived_in_one_turn_of_the_loop():
+    """Quick batches run in the event loop's own thread and hold everything that came in the same turn; no timer."""
+
+    async def main():
+        threads, sizes = set(), []
+
+        def run_batch(items):
+            threads.add(threading.current_thread())
+            sizes.append(len(items))
+            return items
+
+        batcher = Batcher(run_batch, quick=lambda items: True)
+        batcher.start()
+        assert await asyncio.gather(*[batcher.submit([i]) for i in range(7)]) == [[i] for i in range(7)]
+        assert await batcher.submit(["alone"]) == ["alone"]
+        assert (threads, sizes) == ({threading.main_thread()}, [7, 1])
+        await batcher.stop()
+
+    run(main())
+
+
+def test_an_exception_in_a_quick_batch_fails_only_that_batch():
+    """The loop goes on after a batch that failed in it."""
+
+    async def main():
+        batcher = Batcher(lambda items: [1 / i for i in items], quick=lambda items: True)
+        batcher.start()
+        with pytest.raises(ZeroDivisionError):
+            await batcher.submit([0])
+        assert await batcher.submit([2]) == [0.5]
+        await batcher.stop()
+
+    run(main())
+
+
+def test_a_row_that_waits_too_long_is_refused_while_a_batch_hangs():
+    """A hanging batch costs those behind it their deadline, not their connection; afterwards all goes on."""
+
+    async def main():
+        gate = Gate()
+        batcher, first = await held(gate, deadline_s=0.2)
+        with pytest.raises(Overloaded, match=r"no answer within 0\.2 s"):
+            await batcher.submit(["behind"])
+        gate.open.set()
+        assert await first == ["first!"]
+        assert await batcher.submit(["after"]) == ["after!"]
+        assert (batcher.queued, "behind" in str(gate.batches)) == (0, False)
+        await batcher.stop()
+
+    run(main())
+
+
+def test_a_burst_leaves_nothing_behind():
+    """After a thousand rows at once a lone row is a batch of one, at once."""
+
+    async def main():
+        sizes = []
+        batcher = Batcher(lambda items: sizes.append(len(items)) or items, quick=lambda items: True, max_rows=64)
+        batcher.start()
+        await asyncio.gather(*[batcher.submit([i]) for i in range(1000)])
+        sizes.clear()
+        await batcher.submit(["lone"])
+        assert sizes == [1]
+        await batcher.stop()
+
+    run(main())

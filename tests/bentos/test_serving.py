@@ -109,10 +109,11 @@ class Load:
                 self.on_answer()
 
 
-def test_sigkill_under_load_loses_no_answer(home, models, tmp_path):
-    """Every answer that any client received before the server was killed is in the journal."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigkill_under_load_loses_no_answer(home, models, tmp_path, workers):
+    """Every answer that any client received before the server was killed is in the journal, one segment a worker."""
     put(home, "churn:v1")
-    with serving(home, models, log=tmp_path / "log") as server:
+    with serving(home, models, log=tmp_path / "log", env={"BENTOFLOW_WORKERS": str(workers)}) as server:
         family, killed = server.family(), threading.Event()
 
         def kill_at_300() -> None:  # in the client's thread, at the very moment that it has its answer
@@ -123,9 +124,26 @@ def test_sigkill_under_load_loses_no_answer(home, models, tmp_path):
         with Load(server.url, clients=8, on_answer=kill_at_300) as load:
             assert killed.wait(60)
             wait_for(lambda: len(load.failures) == 8, what="end of every client")
+    assert len(journal.segments(home / "journal" / "churn")) == workers
     kept = {r["request_id"] for r in journal.scan(home / "journal" / "churn")}
     lost = set(load.ids) - kept
     assert not lost, f"{len(lost)} of {len(load.ids)} answers are not in the journal"
+
+
+def counted(url: str) -> float:
+    """All predictions that the server's metrics have counted."""
+    lines = httpx.get(url + "/metrics", timeout=30).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("bentoflow_predictions_total{"))
+
+
+def test_metrics_add_up_over_workers(home, models, tmp_path):
+    """Whichever worker answers a scrape, it counts every worker's answers, exactly, a moment after they were given."""
+    put(home, "churn:v1")
+    with serving(home, models, log=tmp_path / "log", env={"BENTOFLOW_WORKERS": "2"}) as server:
+        with Load(server.url, clients=8) as load:
+            wait_for(lambda: len(load.ids) > 300, what="answers")
+        wait_for(lambda: {counted(server.url) for _ in range(10)} == {len(load.ids)}, seconds=10, what="the sum")
+        assert len({path.name.split("-")[1] for path in journal.segments(home / "journal" / "churn")}) == 2
 
 
 def test_a_server_without_a_release_is_not_ready_until_the_rollout_file_appears(home, models, tmp_path):

@@ -1,0 +1,160 @@
+"""The hot route answers exactly as BentoML's own path does."""
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bentos.hot import HotRoute, HotService
+
+from .conftest import FRESH, OLD, UNKNOWN
+from .test_service import GIVEN, http, site  # noqa: F401
+
+BODIES = [
+    {"user_id": FRESH},
+    {"user_id": OLD},
+    {"user_id": UNKNOWN},
+    {"user_id": 0, "features": None},
+    {"user_id": 1, "features": GIVEN},
+    {"user_id": 1, "features": {**GIVEN, "spend": None}},
+    {"user_id": 1, "features": {**GIVEN, "spend": 3}},
+    {"user_id": 1, "features": {**GIVEN, "spend": 10**20}},
+    {"user_id": 1, "features": {**GIVEN, "spend": 1e300}},
+    {"user_id": 1, "features": {**GIVEN, "spend": True}},
+    {"user_id": 1, "features": {**GIVEN, "spend": "3"}},
+    {"user_id": 1, "features": {**GIVEN, "age": 3}},
+    {"user_id": 1, "features": {}},
+    {"user_id": 1, "features": []},
+    {"user_id": 2**63 - 1},
+    {"user_id": 2**63},
+    {"user_id": 2**64},
+    {"user_id": -1},
+    {"user_id": 1.0},
+    {"user_id": True},
+    {"user_id": None},
+    {"user_id": 1, "x": 2},
+    {"features": GIVEN},
+    {},
+    [],
+    [[]],
+    None,
+    5,
+    [{"user_id": FRESH}, {"user_id": UNKNOWN}],
+    [{"user_id": FRESH}, {"user_id": 5, "features": GIVEN}, {"user_id": 1, "features": {"visits": 1}}],
+    [{"user_id": UNKNOWN}, {"user_id": "x"}],
+    [{"user_id": 5, "features": GIVEN}, {"user_id": 6, "features": {**GIVEN, "visits": None}}],
+]
+RAW = [
+    b"",
+    b"{",
+    b"\xff",
+    b'{"user_id": NaN}',
+    b'{"user_id": 1, "user_id": 2}',
+    b'\xef\xbb\xbf{"user_id": 1}',
+    b' {"user_id" : 1 }\n',
+    b'{"user_id": 01}',
+    b'{"user_id": 1}{}',
+    b"[" * 2000,
+    '{"user_id": 1, "features": {"é": 1}}'.encode(),
+]
+
+
+def replies(http, content: bytes) -> tuple[tuple, tuple]:  # noqa: F811
+    """What both paths answer: BentoML takes an unknown content type for JSON, the hot route leaves it alone."""
+    found = []
+    for media_type in ("application/json", "application/x-anything"):
+        response = http.post("/predict", content=content, headers={"content-type": media_type})
+        body = response.json()
+        for row in body if isinstance(body, list) else [body]:
+            row.pop("request_id", None)
+        headers = {k: v for k, v in response.headers.items() if k in ("content-type", "retry-after")}
+        assert "x-request-id" in response.headers or response.status_code == 400
+        found.append((response.status_code, body, headers))
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize(
+    "content", [*(json.dumps(b).encode() for b in BODIES), *RAW], ids=lambda b: b[:48].decode("latin-1")
+)
+def test_both_paths_give_the_same_status_body_and_headers(http, content):  # noqa: F811
+    """Status, messages, fields and scores do not depend on the path that a request took."""
+    hot, slow = replies(http, content)
+    assert hot == slow
+
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=3), st.just([]), st.just({})
+)
+features = st.dictionaries(st.sampled_from([*GIVEN, "age"]), scalars, max_size=4)
+rows = st.fixed_dictionaries(
+    {},
+    optional={
+        "user_id": st.one_of(st.integers(0, 10), scalars),
+        "features": st.one_of(features, scalars),
+        "x": scalars,
+    },
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.one_of(rows, st.lists(st.one_of(rows, scalars), max_size=4)))
+def test_any_body_gets_the_same_reply_on_both_paths(http, body):  # noqa: F811
+    """Whatever is posted, the hot route is a matter of speed only."""
+    hot, slow = replies(http, json.dumps(body).encode())
+    assert hot == slow
+
+
+def test_a_good_request_never_reaches_bentomls_app():
+    """Well-formed rows are taken by the hot route, malformed ones are left to BentoML."""
+    route = HotRoute(None, "user_id", "/predict")
+    assert route._rows(b"application/json; charset=utf-8", b'{"user_id": 3}') == {"user_id": 3}
+    assert route._rows(None, b'[{"user_id": 3, "features": {"a": null}}]') == [{"user_id": 3, "features": {"a": None}}]
+    assert route._rows(b"text/csv", b'{"user_id": 3}') is None
+    assert route._rows(b"application/json", b'{"user_id": "3"}') is None
+
+
+def test_a_body_in_pieces_is_put_together_and_handed_on_whole():
+    """BentoML's app reads the same messages that the hot route read."""
+
+    async def main():
+        seen = []
+
+        async def app(scope, receive, send):
+            seen.append([await receive(), await receive()])
+
+        waiting = [
+            {"type": "http.request", "body": b'{"user', "more_body": True},
+            {"type": "http.request", "body": b'_id": "x"}', "more_body": False},
+        ]
+        sent = list(waiting)
+
+        async def receive():
+            return waiting.pop(0)
+
+        scope = {"type": "http", "path": "/predict", "method": "POST", "headers": []}
+        await HotRoute(app, "user_id", "/predict")(scope, receive, None)
+        assert seen == [sent]
+
+    asyncio.run(main())
+
+
+def test_another_middleware_makes_the_route_step_aside():
+    """What somebody puts in front of predictions sees every prediction."""
+    import bentoml
+
+    class Other:
+        def __init__(self, app):
+            self.app = app
+
+    class Plain:
+        @bentoml.api
+        def predict(self, x: int) -> int:
+            return x
+
+    service = bentoml.service(Plain, name="plain", service_class=HotService)
+    service.entity = "user_id"
+    assert isinstance(service.to_asgi(), HotRoute)
+    service.add_asgi_middleware(Other)
+    assert not isinstance(service.to_asgi(), HotRoute)
