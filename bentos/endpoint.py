@@ -88,18 +88,23 @@ def open_predictor(use_case: str) -> Predictor:
         home(),
         lambda tag: Path(bentoml.models.get(tag).path),
         release=os.environ.get("BENTOFLOW_RELEASE", "").strip() or None,
+        settle=settle,
     )
 
 
 async def start(predictor: Predictor) -> None:
-    """Start a service's predictor, then take what start-up built out of the garbage collector's way."""
+    """Start a service's predictor, and keep the collector and uvicorn from working on every request."""
     await predictor.start()
     access = logging.getLogger("uvicorn.access")
     if not access.isEnabledFor(logging.INFO):  # as BentoML sets it; uvicorn still composes each line if it has handlers
         access.handlers, access.propagate = [], False
+    gc.set_threshold(20_000, 10, 10)  # rows make no cycles: a batch's thousands of short-lived values are no reason
+
+
+def settle() -> None:
+    """Take what loading a release built out of the garbage collector's way: walking it stops every request."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 10, 10)  # rows make no cycles: a batch's thousands of short-lived values are no reason
 
 
 async def reply(predictor: Predictor, body: Rows, ctx: bentoml.Context) -> Response:

@@ -31,6 +31,7 @@ class Predictor:
     """Answers for one use case from the releases that its rollout file names.
 
     `locate` gives the folder of a release tag. `release` is a tag that is champion while there is no rollout file.
+    `settle` is called when the rollout changed and what it names is loaded.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class Predictor:
         max_rows: int = 256,
         max_queued: int = 50_000,
         fsync: bool = False,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self.use_case, self.home = use_case, home
+        self._settle = settle
         self._locate = locate
         self._open_reader = open_reader or self._feature_reader
         self._warm: Callable[[], None] = warm if open_reader is None else lambda: None
@@ -209,7 +212,9 @@ class Predictor:
             m.release.labels(*labels).set(0)
         for labels in current.values():
             m.release.labels(*labels).set(1)
-        self._reported = dict(current)
+        if current != self._reported:
+            self._reported = dict(current)
+            self._settle()
 
 
 def _placed(results: list[Any], chosen: list[int], decided: list[Any], rows: int) -> list[Any]:

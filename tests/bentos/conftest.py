@@ -20,15 +20,18 @@ import pandas as pd
 import psutil
 import pytest
 
-from bentos.runtime import clock
+from bentos.runtime import clock, rollout
 from bentos.runtime.features import FeatureRows, View, dated
 from bentos.runtime.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Feature, Manifest, sha256
+from bentos.runtime.predictor import Predictor
 from bentos.runtime.release import RELEASE
+from bentos.runtime.rollout import Arm, Rollout
 from bentos.runtime.scorer import Scorer
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2024, 6, 10, tzinfo=UTC)
 NAMES = ("recency", "spend", "visits")
+GIVEN = {"recency": 12.0, "spend": 80.0, "visits": 3.0}
 FRESH, OLD, HALF, NULLS, UNKNOWN = 1, 2, 3, 4, 999  # entities of the feature store below
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -138,6 +141,36 @@ def _metrics_in_process(tmp_path_factory: pytest.TempPathFactory) -> None:
 def model() -> bytes:
     """One fitted model for all tests that do not care which."""
     return fit()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory, model):
+    """A home with a champion."""
+    home = tmp_path_factory.mktemp("home")
+    make_release(home / "v1", model=model)
+    rollout.write(rollout.rollout_path(home, "churn"), Rollout((Arm("champion", "v1", 1.0),)))
+    set_clock(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def http(site):
+    """A client of the churn service with a stand-in for the feature store."""
+    from starlette.testclient import TestClient
+
+    from bentos import endpoint
+    from bentos.churn import Churn
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            endpoint,
+            "open_predictor",
+            lambda name: Predictor(
+                name, site, lambda tag: site / tag, open_reader=lambda m: StoredReader(), max_queued=10_000
+            ),
+        )
+        with TestClient(app=Churn.to_asgi()) as client:
+            yield client
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from bentos.hot import HotRoute, HotService
 
-from .conftest import FRESH, OLD, UNKNOWN
-from .test_service import GIVEN, http, site  # noqa: F401
+from .conftest import FRESH, GIVEN, OLD, UNKNOWN
 
 BODIES = [
     {"user_id": FRESH},
@@ -61,7 +60,7 @@ RAW = [
 ]
 
 
-def replies(http, content: bytes) -> tuple[tuple, tuple]:  # noqa: F811
+def replies(http, content: bytes) -> tuple[tuple, tuple]:
     """What both paths answer: BentoML takes an unknown content type for JSON, the hot route leaves it alone."""
     found = []
     for media_type in ("application/json", "application/x-anything"):
@@ -78,7 +77,7 @@ def replies(http, content: bytes) -> tuple[tuple, tuple]:  # noqa: F811
 @pytest.mark.parametrize(
     "content", [*(json.dumps(b).encode() for b in BODIES), *RAW], ids=lambda b: b[:48].decode("latin-1")
 )
-def test_both_paths_give_the_same_status_body_and_headers(http, content):  # noqa: F811
+def test_both_paths_give_the_same_status_body_and_headers(http, content):
     """Status, messages, fields and scores do not depend on the path that a request took."""
     hot, slow = replies(http, content)
     assert hot == slow
@@ -100,7 +99,7 @@ rows = st.fixed_dictionaries(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.one_of(rows, st.lists(st.one_of(rows, scalars), max_size=4)))
-def test_any_body_gets_the_same_reply_on_both_paths(http, body):  # noqa: F811
+def test_any_body_gets_the_same_reply_on_both_paths(http, body):
     """Whatever is posted, the hot route is a matter of speed only."""
     hot, slow = replies(http, json.dumps(body).encode())
     assert hot == slow

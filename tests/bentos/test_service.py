@@ -7,44 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bentos.runtime import journal, rollout
-from bentos.runtime.predictor import Predictor
-from bentos.runtime.rollout import Arm, Rollout
+from bentos.runtime import journal
 
-from .conftest import FRESH, OLD, ROOT, UNKNOWN, StoredReader, make_release, server_env, set_clock
-
-GIVEN = {"recency": 12.0, "spend": 80.0, "visits": 3.0}
-MAX_QUEUED = 10_000
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory, model):
-    """A home with a champion."""
-    home = tmp_path_factory.mktemp("home")
-    make_release(home / "v1", model=model)
-    rollout.write(rollout.rollout_path(home, "churn"), Rollout((Arm("champion", "v1", 1.0),)))
-    set_clock(home)
-    return home
-
-
-@pytest.fixture(scope="module")
-def http(site):
-    """A client of the churn service with a stand-in for the feature store."""
-    from starlette.testclient import TestClient
-
-    from bentos import endpoint
-    from bentos.churn import Churn
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            endpoint,
-            "open_predictor",
-            lambda name: Predictor(
-                name, site, lambda tag: site / tag, open_reader=lambda m: StoredReader(), max_queued=MAX_QUEUED
-            ),
-        )
-        with TestClient(app=Churn.to_asgi()) as client:
-            yield client
+from .conftest import FRESH, GIVEN, OLD, ROOT, UNKNOWN, server_env
 
 
 def test_one_object_in_is_one_object_out(http):
