@@ -1,5 +1,6 @@
 """One Prefect API and one small trained home for all flow tests; each test works in a copy of its own."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -15,9 +16,9 @@ import pandas as pd
 import pytest
 
 from bentos.runtime import rollout
+from bentos.runtime.decisions import Decider
 from bentos.runtime.journal import Journal
 from bentos.runtime.online import FeatureReader
-from bentos.runtime.predictor import Item, decide_rows
 from bentos.runtime.release import Release, load_release
 from flows import environment
 from flows.usecases import churn
@@ -212,18 +213,22 @@ def answers_of(
     """The journal records with which the service answers rows that bring their features."""
     names = served.manifest.names
     values = rows[names].to_numpy(dtype=np.float64)
-    items = [
-        Item(
-            {
-                "user_id": int(entity),
-                "features": {n: None if np.isnan(v) else float(v) for n, v in zip(names, row, strict=True)},
-            },
-            arm,
-            smoke,
-        )
+    asked = [
+        {
+            "user_id": int(entity),
+            "features": {n: None if np.isnan(v) else float(v) for n, v in zip(names, row, strict=True)},
+        }
         for entity, row in zip(rows["user_id"], values, strict=True)
     ]
-    return [record for _, record in decide_rows(items, arm, served, moment) if record is not None]
+    return decided(served, asked, moment, smoke=smoke, arm=arm)
+
+
+def decided(
+    served: Release, rows: Sequence[dict[str, Any]], moment: datetime, *, smoke: bool = False, arm: str = "champion"
+) -> list[dict[str, Any]]:
+    """The journal records with which the service answers rows."""
+    _, lines = Decider(arm, served).decide(rows, [smoke] * len(rows), moment, checked=False)
+    return [json.loads(line) for line in lines.splitlines()]
 
 
 def journalled(home: Path, records: Sequence[dict[str, Any]], segments: int = 1) -> None:

@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 
 from bentos.runtime import clock
-from bentos.runtime.predictor import Item, decide_rows
 from flows.errors import ContractError, ReleaseError
 from flows.prepare import prepare
 from flows.score import score
-from tests.flows.conftest import AS_OF, champion
+from tests.flows.conftest import AS_OF, champion, decided
 
 UNKNOWN = 10**9
 
@@ -37,11 +36,10 @@ def test_batch_scores_equal_the_services_bit_for_bit(released: Path) -> None:
     """For every customer the batch's score and decision are those of the service path on the online features."""
     found = result(score("churn", partition_rows=700))
     served = champion(released)
-    items = [Item({"user_id": int(i)}, "champion", False) for i in found["user_id"]]
-    answers = [record for _, record in decide_rows(items, "champion", served, AS_OF)]
-    assert all(record is not None and record["state"] == "ok" for record in answers)
-    assert [r["score"] for r in answers if r] == found["score"].tolist()
-    assert [r["decision"] for r in answers if r] == found["decision"].tolist()
+    answers = decided(served, [{"user_id": int(i)} for i in found["user_id"]], AS_OF)
+    assert {record["state"] for record in answers} == {"ok"}
+    assert [r["score"] for r in answers] == found["score"].tolist()
+    assert [r["decision"] for r in answers] == found["decision"].tolist()
     assert found["user_id"].tolist() == known(released).tolist()
     assert set(found["release"]) == {served.release}
     assert set(found["as_of"]) == {pd.Timestamp(AS_OF)}
@@ -102,8 +100,8 @@ def test_another_moment_is_scored_anew(released: Path, tmp_path: Path) -> None:
     later = score("churn", path, out, as_of=now)
     assert first["out"] != later["out"]
     assert later["computed"] == 1
-    found, items = result(later), [Item({"user_id": int(i)}, "champion", False) for i in known(released).head(50)]
-    records = [record for _, record in decide_rows(items, "champion", champion(released), now) if record]
+    found, asked = result(later), [{"user_id": int(i)} for i in known(released).head(50)]
+    records = decided(champion(released), asked, now)
     assert set(found["features"]) == {r["state"] for r in records} == {"expired"}
     assert found["score"].tolist() == [r["score"] for r in records]
 
