@@ -272,7 +272,9 @@ def server_env(home: Path, bentoml_home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def serving(home: Path, bentoml_home: Path, *, log: Path, env: dict[str, str] | None = None) -> Iterator[Server]:
+def serving(
+    home: Path, bentoml_home: Path, *, log: Path, env: dict[str, str] | None = None, service: str = "."
+) -> Iterator[Server]:
     """A real `bentoml serve` in the project's root, ended with its workers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -280,7 +282,15 @@ def serving(home: Path, bentoml_home: Path, *, log: Path, env: dict[str, str] | 
     start = time.monotonic()
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("bentoml")), "serve", "--host", "127.0.0.1", "--port", str(port)],
+            [
+                str(Path(sys.executable).with_name("bentoml")),
+                "serve",
+                service,
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ],
             cwd=ROOT,
             stdout=out,
             stderr=subprocess.STDOUT,
