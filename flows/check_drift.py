@@ -97,23 +97,7 @@ def check_drift(
     if release is None:
         log.warning("%s has no champion: nothing to check", use_case)
         return {"use_case": use_case, "state": "no_release"}
-    folder = bentos.model_folder(release)
-    reference = (folder / manifest.REFERENCE).read_text()
-    names, out = tuple(manifest.load(folder).names), home / "profiles" / use_case
-    keys = [
-        key
-        for key in profile_segment.map(
-            journal.segments(answers.folder(home, use_case)),
-            unmapped(names),
-            unmapped(release),
-            unmapped(reference),
-            unmapped(start),
-            unmapped(end),
-            unmapped(out),
-        ).result()
-        if key
-    ]
-    verdict, now = judge(sorted(keys), reference, use_case, out)
+    verdict, now, keys, reference = _compare(use_case, release, start, end, home)
     label = f"{start:%Y-%m-%d}_{end:%Y-%m-%d}"
     stem = home / "reports" / use_case / f"drift-{label}-{release.split(':')[-1]}"
     waits = policy.cooldown(history.read(home, use_case), end, case.drift.cooldown_days)
@@ -138,12 +122,25 @@ def check_drift(
         "waits": waits,
         "psi": {c.name: c.psi for c in verdict.columns},
         "report": str(html),
-        "profiles": sorted(keys),
+        "profiles": keys,
     }
     result["event"] = _announce(result, stem.with_suffix(".json"), end, home, emit=emit)
     create_markdown_artifact(key=f"{use_case}-drift", markdown=drift.as_markdown(verdict))
     log.info("%s: %d answers, %s. %s", label, verdict.n, verdict.state, " ".join(verdict.reasons))
     return result
+
+
+def _compare(
+    use_case: str, release: str, start: datetime, end: datetime, home: Path
+) -> tuple[drift.Verdict, tuple[drift.Sketch, ...], list[str], str]:
+    """Profile every journal segment, merge and compare; verdict, the window's sketches, the profiles, the reference."""
+    folder, out = bentos.model_folder(release), home / "profiles" / use_case
+    reference = (folder / manifest.REFERENCE).read_text()
+    constant = [unmapped(x) for x in (tuple(manifest.load(folder).names), release, reference, start, end, out)]
+    done = profile_segment.map(journal.segments(answers.folder(home, use_case)), *constant).result()
+    keys = sorted(key for key in done if key)
+    verdict, now = judge(keys, reference, use_case, out)
+    return verdict, now, keys, reference
 
 
 def utc(moment: datetime) -> datetime:
@@ -167,19 +164,22 @@ def _announce(result: dict[str, Any], path: Path, at: datetime, home: Path, *, e
             id=UUID(event),
             payload={k: result[k] for k in ("use_case", "release", "since", "until", "rows", "reasons", "drifted")},
         )
-    replace(path, json.dumps({**result, "event": event}, indent=1).encode())
-    history.append(
-        home,
-        result["use_case"],
-        f"drift: {result['state']}",
-        at=at,
-        release=result["release"],
-        rows=result["rows"],
-        reasons=result["reasons"],
-        report=result["report"],
-        event=event,
-        waits=result["waits"],
-    )
+    key = hashlib.sha256(json.dumps([path.name, result["profiles"], event]).encode()).hexdigest()[:16]
+    if not any(line.get("key") == key for line in history.read(home, result["use_case"])):
+        history.append(
+            home,
+            result["use_case"],
+            f"drift: {result['state']}",
+            at=at,
+            release=result["release"],
+            rows=result["rows"],
+            reasons=result["reasons"],
+            report=result["report"],
+            event=event,
+            waits=result["waits"],
+            key=key,
+        )
+    replace(path, json.dumps({**result, "event": event}, indent=1).encode())  # last: a killed check is told again
     return event
 
 

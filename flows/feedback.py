@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from bentos.runtime import journal, manifest, rollout
 from bentos.runtime.home import replace
 from flows import usecases
+from flows.errors import ContractError
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps import cohorts, live, metrics, page
@@ -58,12 +59,27 @@ def collect(path: Path) -> pd.DataFrame:
     )
 
 
+def label_table(url: str) -> pd.DataFrame:
+    """`request_id` and `label` (0 or 1) of a parquet table; ContractError says which column or value is wrong."""
+    table = tables.read(PathSource(url=url, format="parquet"))
+    if missing := sorted({"request_id", "label"} - set(table)):
+        raise ContractError(f"{url} has no {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+    if twice := sorted(set(table.loc[table["request_id"].duplicated(), "request_id"].astype(str))):
+        raise ContractError(
+            f"{url} has {len(twice)} request ids more than once, such as {twice[0]}: one label for each"
+        )
+    labels = pd.to_numeric(table["label"], errors="coerce")
+    if not labels.isin([0, 1]).all():
+        wrong = table.loc[~labels.isin([0, 1]), "label"]
+        raise ContractError(f"{url} has {len(wrong)} labels that are not 0 or 1, such as {wrong.iloc[0]!r}")
+    return table[["request_id"]].assign(label=labels.astype("int64"))
+
+
 @task(cache_policy=NO_CACHE)
 def join(frame: pd.DataFrame, name: str, labels: str | None, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
     """Labels by request id from a parquet table, else by entity and time from the prepared events."""
     if labels is not None:
-        table = tables.read(PathSource(url=labels, format="parquet"))
-        return frame.merge(table[["request_id", "label"]], on="request_id", how="inner", validate="1:1")
+        return frame.merge(label_table(labels), on="request_id", how="inner", validate="1:1")
     return from_events(name, frame, prepared.latest(home, name)[0], as_of, home)
 
 

@@ -60,7 +60,7 @@ def score_partition(
 
 
 def newest_partition(home: Path, use_case: str, as_of: pd.Timestamp) -> Path:
-    """The newest feature partition up to a moment; ReleaseError if nothing was prepared until then."""
+    """The newest feature partition up to a moment; StoreError if nothing was prepared until then."""
     found = [
         p
         for p in (home / "features" / use_case).glob("as_of=*.parquet")

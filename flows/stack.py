@@ -69,9 +69,12 @@ def deploy(chosen: Settings, api: str | None) -> None:
 
 def schedules(api: str, *, active: bool) -> None:
     """Let the schedules of all deployments run or pause; automations and people start runs all the same."""
-    for deployment in httpx.post(f"{api}/deployments/filter", json={}, timeout=30).raise_for_status().json():
-        url = f"{api}/deployments/{deployment['id']}"
-        httpx.patch(url, json={"paused": not active}, timeout=30).raise_for_status()
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():  # the client tries again while a busy SQLite server says 503
+            (client.resume_deployment if active else client.pause_deployment)(deployment.id)
 
 
 def prefect_pool(api: str | None) -> None:

@@ -102,22 +102,12 @@ def _cooldown(case: UseCase, home: Path) -> str | None:
 
 
 def _train(case: UseCase, as_of: datetime | None, reason: str, drill: Drill | None, home: Path) -> dict[str, Any]:
-    snapshot, newest = prepared.latest(home, case.name)
-    moment = cohorts.utc(pd.Timestamp(as_of)) if as_of else newest
-    if moment > newest:
-        raise StoreError(
-            f"{case.name} is prepared until {newest.date()}, asked was {moment.date()}: labels would look mature "
-            f"that are not. Run `bentoflow prepare --use-case {case.name} --as-of {moment.date()}`"
-        )
+    snapshot, moment = _known(case, as_of, home)
     with locks.held(home, f"data-{case.name}", wait=True):  # so that no prepare rewrites the features meanwhile
         joined = assemble(case.name, snapshot, moment, home)
-    names = features.feature_names(features.open_store(home), case.feature_service)
-    everything, parts = candidates.table(case, joined, names), cohorts.split(case, moment)
-    held_out = everything.times == np.datetime64(parts.test.tz_localize(None))
-    training, test = everything.part(~held_out), everything.part(held_out)
-    if drill == "shuffled_labels":
-        training = candidates.mislabelled(training, case.seed)
-    rival = versions.rival(case, joined, parts.test, home)
+    cutoff = cohorts.split(case, moment).test
+    training, test = _split(case, joined, cutoff, drill, home)
+    champion, rival = versions.rival(case, joined, cutoff, home) or (None, None)
     facts = {
         "snapshot": snapshot,
         "as_of": moment.isoformat(),
@@ -126,38 +116,20 @@ def _train(case: UseCase, as_of: datetime | None, reason: str, drill: Drill | No
         "reason": reason,
         "seed": case.seed,
         "drill": drill,
-        "champion": rival[0] if rival else None,
+        "champion": champion,
         "frame": tables.content_hash(joined)[:16],
         "source": str(home / "snapshots" / case.name / f"{snapshot}.parquet"),
     }
     experiment = registry.connect(case.name, home)
     with registry.run(experiment, f"train {moment.date()}", tags={"kind": "train", "reason": reason}) as run_id:
         found = find(case, training, experiment)
-        draft = dossier.draft(case, run_id, facts)
-        built = build(case, training, test, found, draft, rival[1] if rival else None)
+        built = build(case, training, test, found, dossier.draft(case, run_id, facts), rival)
         verdict = gates.judge(built.evidence, case.gates)
         outcome = dossier.Outcome(
             case=case, built=built, verdict=verdict, found=found, train=training, test=test, facts=facts
         )
         version = record(outcome, run_id)
-    if verdict.verdict == "PROMOTE" and not drill:
-        registry.set_aliases(case.name, {"challenger": version.number})
-    metrics = {name: asdict(value) for name, value in built.intervals.items()}
-    history.append(
-        home,
-        case.name,
-        f"trained: {verdict.verdict}",
-        at=moment.to_pydatetime(),
-        version=version.number,
-        reason=reason,
-        reasons=verdict.reasons,
-        drill=drill,
-    )
-    create_markdown_artifact(
-        key=f"{case.name}-train",
-        markdown=f"# {case.title} version {version.number}: "
-        f"{verdict.verdict}\n\n{found.reason}\n\n{gates.as_markdown(verdict)}",
-    )
+    _remember(outcome, version, home)
     return {
         "use_case": case.name,
         "version": version.number,
@@ -165,13 +137,60 @@ def _train(case: UseCase, as_of: datetime | None, reason: str, drill: Drill | No
         "reasons": list(verdict.reasons),
         "run_id": run_id,
         "choice": found.reason,
-        "metrics": metrics,
+        "metrics": {name: asdict(value) for name, value in built.intervals.items()},
         "as_of": facts["as_of"],
         "snapshot": snapshot,
         "failed": [r.name for r in verdict.results if not r.passed],
         "dummy": built.dummy,
-        "test_cutoff": parts.test.isoformat(),
+        "test_cutoff": cutoff.isoformat(),
     }
+
+
+def _known(case: UseCase, as_of: datetime | None, home: Path) -> tuple[str, pd.Timestamp]:
+    """The newest snapshot and the moment to train at, which it must reach."""
+    snapshot, newest = prepared.latest(home, case.name)
+    moment = cohorts.utc(pd.Timestamp(as_of)) if as_of else newest
+    if moment > newest:
+        raise StoreError(
+            f"{case.name} is prepared until {newest.date()}, asked was {moment.date()}: labels would look mature "
+            f"that are not. Run `bentoflow prepare --use-case {case.name} --as-of {moment.date()}`"
+        )
+    return snapshot, moment
+
+
+def _split(
+    case: UseCase, joined: pd.DataFrame, cutoff: pd.Timestamp, drill: Drill | None, home: Path
+) -> tuple[Table, Table]:
+    """Training rows, with the drill's fault planted, and the held-out ones of the newest cut-off."""
+    names = features.feature_names(features.open_store(home), case.feature_service)
+    everything = candidates.table(case, joined, names)
+    held_out = everything.times == np.datetime64(cutoff.tz_localize(None))
+    training = everything.part(~held_out)
+    if drill == "shuffled_labels":
+        training = candidates.mislabelled(training, case.seed)
+    return training, everything.part(held_out)
+
+
+def _remember(outcome: dossier.Outcome, version: registry.Version, home: Path) -> None:
+    """Alias, history and artifact of a judged version."""
+    case, verdict, facts = outcome.case, outcome.verdict, outcome.facts
+    if verdict.verdict == "PROMOTE" and not facts["drill"]:
+        registry.set_aliases(case.name, {"challenger": version.number})
+    history.append(
+        home,
+        case.name,
+        f"trained: {verdict.verdict}",
+        at=datetime.fromisoformat(facts["as_of"]),
+        version=version.number,
+        reason=facts["reason"],
+        reasons=verdict.reasons,
+        drill=facts["drill"],
+    )
+    create_markdown_artifact(
+        key=f"{case.name}-train",
+        markdown=f"# {case.title} version {version.number}: "
+        f"{verdict.verdict}\n\n{outcome.found.reason}\n\n{gates.as_markdown(verdict)}",
+    )
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ import pytest
 from flows import environment
 
 STATE = pytest.StashKey[Path]()
+# What `make test ARGS=...` hands down to every make below it: a test's own `make up` would take pytest's options.
+OF_MAKE = ("ARGS", "ONLY", "WORKERS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before any tool is imported, move all of their state to a temporary home; speak to no outside Prefect server."""
     config.stash[STATE] = Path(tempfile.mkdtemp(prefix="bentoflow-tests-"))
-    os.environ.pop("PREFECT_API_URL", None)
+    for name in ("PREFECT_API_URL", *OF_MAKE):
+        os.environ.pop(name, None)
     environment.apply(config.stash[STATE])
 
 

@@ -203,6 +203,7 @@ def test_up_starts_everything_healthy_and_scheduled(home: Path, stack: dict[str,
     scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
     url = f"{stack['Prefect']}/api/flow_runs/count"
     assert eventually(lambda: httpx.post(url, json=scheduled, timeout=10).json() > 0, seconds=60)
+    schedules(f"{stack['Prefect']}/api", active=False)  # the tests that follow must not depend on the hour
 
 
 def test_every_command_of_the_readme_runs(home: Path, stack: dict[str, str]) -> None:

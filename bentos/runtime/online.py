@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore, RepoConfig
 
 HOME_IN_YAML = "../.bentoflow/"
+REDIS_URL = "it must be redis://[user:password@]host[:port][/db], with % codes for special characters of the password"
 
 
 class OnlineError(RuntimeError):
@@ -56,12 +57,20 @@ def warm() -> None:
 
 def redis_store(url: str) -> dict[str, Any]:
     """Feast's settings of a Redis online store from redis://[user:password@]host[:port][/db]; rediss:// is TLS."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+    except ValueError:  # its text holds the part that does not parse, which may be of the password
+        raise OnlineError(f"BENTOFLOW_ONLINE_STORE has no valid port; {REDIS_URL}") from None
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise OnlineError(f"BENTOFLOW_ONLINE_STORE is {url!r}; it must be redis://[:password@]host[:port][/db]")
-    settings = [f"{parts.hostname}:{parts.port or 6379}"]
-    settings += [f"username={parts.username}"] if parts.username else []
-    settings += [f"password={parts.password}"] if parts.password else []
+        raise OnlineError(f"BENTOFLOW_ONLINE_STORE begins with {parts.scheme!r:.20}; {REDIS_URL}")
+    if "," in unquote(f"{parts.username}{parts.password}"):
+        raise OnlineError(
+            "BENTOFLOW_ONLINE_STORE's user or password has a comma, which Feast's Redis store cannot take"
+        )
+    settings = [f"{parts.hostname}:{port}"]
+    settings += [f"username={unquote(parts.username)}"] if parts.username else []
+    settings += [f"password={unquote(parts.password)}"] if parts.password else []
     settings += [f"db={parts.path.strip('/')}"] if parts.path.strip("/") else []
     settings += ["ssl=true"] if parts.scheme == "rediss" else []
     return {"type": "redis", "connection_string": ",".join(settings)}

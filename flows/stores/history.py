@@ -1,5 +1,6 @@
 """Append-only history of a use case: who was champion when and why, every verdict, every refusal."""
 
+import fcntl
 import json
 import os
 from datetime import UTC, datetime
@@ -17,17 +18,14 @@ def append(home: Path, use_case: str, action: str, *, at: datetime, **facts: Any
     line = {"action": action, "at": at.isoformat(), "wall": datetime.now(UTC).isoformat(), **facts}
     file = path(home, use_case)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab") as out:
-        out.truncate(_whole(file))
+    with file.open("ab+") as out:
+        fcntl.flock(out, fcntl.LOCK_EX)  # flows append side by side
+        out.seek(0)
+        out.truncate(out.read().rfind(b"\n") + 1)  # a torn last line, of a machine that lost power, would run into this
         out.write(json.dumps(line, default=str).encode() + b"\n")
         out.flush()
         os.fsync(out.fileno())
     return line
-
-
-def _whole(file: Path) -> int:
-    """Length up to the end of the last whole line, behind which a machine that lost power may have left a torn one."""
-    return file.read_bytes().rfind(b"\n") + 1
 
 
 def read(home: Path, use_case: str) -> list[dict[str, Any]]:

@@ -145,6 +145,20 @@ def test_a_redis_url_replaces_the_online_store(tmp_path, monkeypatch):
         redis_store("http://cache")
 
 
+def test_a_redis_password_is_decoded_and_never_told():
+    """Percent codes are the characters they stand for; what cannot be used is refused without repeating the URL."""
+    assert redis_store("redis://me:p%40ss%2F@cache")["connection_string"] == "cache:6379,username=me,password=p@ss/"
+    for wrong in (
+        "redis://:secret@cache:port",
+        "http://:secret@cache",
+        "redis://:secret/x@cache",
+        "redis://:secret%2C@c",
+    ):
+        with pytest.raises(OnlineError) as caught:
+            redis_store(wrong)
+        assert "secret" not in str(caught.value)
+
+
 def test_times_are_utc(reader):
     """Event times carry UTC."""
     time = reader.read([FRESH], datetime.now(UTC)).event_times[0]

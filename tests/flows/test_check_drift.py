@@ -163,6 +163,18 @@ def test_a_killed_run_is_finished_with_the_same_verdict(released: Path, bases: B
     assert len(lines(released)) == 1
 
 
+def test_a_run_killed_before_its_verdict_was_kept_tells_the_history_once(
+    released: Path, bases: Bases, events: list[Any]
+) -> None:
+    """Killed between the history's line and the verdict's file, the next run adds no second line."""
+    fill(released, bases, factor=100)
+    first = check()
+    Path(first["report"]).with_suffix(".json").unlink()
+    assert check() == first
+    assert len(lines(released)) == 1
+    assert Path(first["report"]).with_suffix(".json").exists()
+
+
 def _before_drift(home: Path) -> list[str]:
     return [line for line in history.path(home, "churn").read_text().splitlines() if '"drift' not in line]
 

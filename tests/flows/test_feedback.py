@@ -1,6 +1,7 @@
 """feedback: mature labels only, joined by request id or by entity and time, and measured once there are enough."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from flows.feedback import feedback
+from flows.errors import ContractError
+from flows.feedback import feedback, label_table
 from flows.stores import history, registry, tables
 from flows.stores import prepared as pointer
 from flows.usecases import churn
@@ -82,6 +84,25 @@ def test_labels_by_request_id_from_a_table(released: Path, bases: Bases, tmp_pat
     assert (found["answers"], found["labels"]) == (500, 300)
     expected = roc_auc_score(chosen, [scores[i] for i in chosen.index])
     assert found["months"][0]["roc_auc"]["value"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"request": ["a"], "label": [1]}, "has no request_id; it has request, label"),
+        ({"request_id": ["a", "b", "a"], "label": [1, 0, 1]}, "1 request ids more than once, such as a"),
+        ({"request_id": ["a", "b"], "label": [1.0, None]}, "1 labels that are not 0 or 1, such as nan"),
+        ({"request_id": ["a", "b"], "label": ["yes", "0"]}, "1 labels that are not 0 or 1, such as 'yes'"),
+    ],
+)
+def test_a_table_of_labels_that_cannot_be_joined_is_refused(
+    tmp_path: Path, table: dict[str, list[object]], said: str
+) -> None:
+    """A missing column, a request labelled twice and a label that is none are named, with what to look for."""
+    path = tmp_path / "labels.parquet"
+    pd.DataFrame(table).to_parquet(path)
+    with pytest.raises(ContractError, match=re.escape(said)):
+        label_table(str(path))
 
 
 def test_a_month_with_too_few_labels_is_left_out(released: Path, bases: Bases) -> None:
