@@ -25,6 +25,7 @@ def defaults(home: Path) -> dict[str, str]:
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(home / "mlflow" / "artifacts"),
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # processes of the UI for features that nothing here uses
         "GIT_PYTHON_REFRESH": "quiet",
         "DO_NOT_TRACK": "true",
         "BENTOML_DO_NOT_TRACK": "True",

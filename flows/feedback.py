@@ -71,7 +71,7 @@ def label_table(url: str) -> pd.DataFrame:
     labels = pd.to_numeric(table["label"], errors="coerce")
     if not labels.isin([0, 1]).all():
         wrong = table.loc[~labels.isin([0, 1]), "label"]
-        raise ContractError(f"{url} has {len(wrong)} labels that are not 0 or 1, such as {wrong.iloc[0]!r}")
+        raise ContractError(f"{url} has {len(wrong)} labels that are not 0 or 1, such as {wrong.iloc[0]}")
     return table[["request_id"]].assign(label=labels.astype("int64"))
 
 

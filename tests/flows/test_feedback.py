@@ -92,7 +92,7 @@ def test_labels_by_request_id_from_a_table(released: Path, bases: Bases, tmp_pat
         ({"request": ["a"], "label": [1]}, "has no request_id; it has request, label"),
         ({"request_id": ["a", "b", "a"], "label": [1, 0, 1]}, "1 request ids more than once, such as a"),
         ({"request_id": ["a", "b"], "label": [1.0, None]}, "1 labels that are not 0 or 1, such as nan"),
-        ({"request_id": ["a", "b"], "label": ["yes", "0"]}, "1 labels that are not 0 or 1, such as 'yes'"),
+        ({"request_id": ["a", "b"], "label": ["yes", "0"]}, "1 labels that are not 0 or 1, such as yes"),
     ],
 )
 def test_a_table_of_labels_that_cannot_be_joined_is_refused(
