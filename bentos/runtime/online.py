@@ -1,6 +1,7 @@
 """Online features: what the feature store knows about entities now, with what is too old marked as missing."""
 
 import hashlib
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import yaml
 
 from bentos.runtime.features import FeatureRows, View, dated
 from bentos.runtime.home import ROOT
-from bentos.runtime.packed import Pack, RedisPack, SqlitePack
+from bentos.runtime.packed import Ask, Pack, RedisPack, SqlitePack
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore, RepoConfig
@@ -101,7 +102,7 @@ class FeatureReader:
         self._lock = threading.Lock()
         self._held = [f.name for p in service.feature_view_projections for f in p.features]
         self._all_views = views_of(store, service, self._held)
-        self._pack = open_pack(store, service, entity, self._held, self._all_views)
+        self._pack = open_pack(store, service, entity, self._held, self._all_views, self._ask)
         self._columns = [self._held.index(name) for name in self.names]
         self._times = [len(self._held) + [v.name for v in self._all_views].index(v.name) for v in self.views]
 
@@ -147,10 +148,7 @@ class FeatureReader:
 
         Call it after materialising; entities that are not packed, or were written to since, are asked of Feast.
         """
-        if self._pack is None:
-            return 0
-        start = len(self._held)
-        return self._pack.write(ids, self._ask, lambda vectors: np.asarray((vectors[:, start:] > 0).any(axis=1)))
+        return 0 if self._pack is None else self._pack.write(ids)
 
     def _vectors(self, ids: Sequence[Any]) -> npt.NDArray[np.float64]:
         """All of the service's values and each view's event time in epoch seconds, 0 where nothing is known."""
@@ -188,7 +186,12 @@ def pack(home: Path, *, entity: str, feature_service: str, ids: Sequence[Any], r
 
 
 def open_pack(
-    store: "FeatureStore", service: "FeatureService", entity: str, held: Sequence[str], views: Sequence[View]
+    store: "FeatureStore",
+    service: "FeatureService",
+    entity: str,
+    held: Sequence[str],
+    views: Sequence[View],
+    ask: Ask,
 ) -> Pack | None:
     """The packed vectors of a feature service; None for other stores than SQLite and Redis, or other keys."""
     from feast.infra.online_stores.helpers import _redis_key
@@ -204,7 +207,10 @@ def open_pack(
     if online.type == "sqlite":
         versioned = config.registry.enable_online_feature_view_versioning
         path = Path(store._get_provider().online_store._get_db_path(config))
-        return SqlitePack(path, name, [_table_id(store.project, view, versioned) for view in found], key, text=text)
+        tables = [_table_id(store.project, view, versioned) for view in found]
+        columns = [(at, held[column]) for at, view in enumerate(views) for column in view.columns]
+        columns.sort(key=lambda column: held.index(column[1]))
+        return SqlitePack(path, name, tables, columns, key, _number, text=text)
     if online.type == "redis" and not online.skip_dedup and not config.registry.enable_online_feature_view_versioning:
         version = config.entity_key_serialization_version
 
@@ -213,7 +219,7 @@ def open_pack(
             return bytes(_redis_key(store.project, _proto(entity, value), entity_key_serialization_version=version))
 
         client = store._get_provider().online_store._get_client(online)
-        return RedisPack(client, name, [f"_ts:{view.name}" for view in views], redis_key)
+        return RedisPack(client, name, [f"_ts:{view.name}" for view in views], redis_key, ask, features=len(held))
     return None
 
 
@@ -232,6 +238,15 @@ def _proto(entity: str, value: Any) -> Any:
 
     of = Value(string_val=value) if isinstance(value, str) else Value(int64_val=int(value))
     return EntityKey(join_keys=[entity], entity_values=[of])
+
+
+def _number(stored: bytes) -> float:
+    """A feature's value as Feast's SQLite store keeps it; NaN for null."""
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    value = Value.FromString(stored)
+    kind = value.WhichOneof("val")
+    return math.nan if kind is None or kind == "null_val" else float(getattr(value, kind))
 
 
 def _key_types(store: "FeatureStore", key: str) -> list[str]:

