@@ -11,7 +11,6 @@ Feast would answer, whoever wrote in between, and whatever is not packed is aske
   the store is configured with skip_dedup, and then nothing is packed.
 """
 
-import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -130,7 +129,7 @@ class SqlitePack:
                 vectors[places[key], n + view] = _epoch(moment)
                 if (column := self._columns.get((view, feature))) is not None:
                     vectors[places[key], column] = self._number(value)
-        known = (vectors[:, n:] > 0).any(axis=1)
+        known: list[bool] = np.any(vectors[:, n:] > 0, axis=1).tolist()
         return {key: vectors[at].tobytes() for key, at in places.items() if known[at]}
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -158,10 +157,9 @@ class SqlitePack:
 
 
 @lru_cache(maxsize=1_000)
-def _epoch(moment: str) -> int:
-    """Whole seconds, as Feast's answers have them, of a time as its SQLite store writes it, without a zone for UTC."""
-    at = datetime.fromisoformat(moment)
-    return math.floor((at.replace(tzinfo=UTC) if at.tzinfo is None else at).timestamp())
+def _epoch(stored: int) -> int:
+    """Epoch seconds of an event time in Feast's SQLite store, which writes UTC as if it were the machine's own time."""
+    return int(datetime.fromtimestamp(stored).replace(tzinfo=UTC).timestamp())
 
 
 @contextmanager
@@ -202,7 +200,7 @@ class RedisPack:
             before = [_stamp(times) for _, *times in self._fetch(part)]
             vectors = self._ask(part)
             after = [_stamp(times) for _, *times in self._fetch(part)]
-            known = (vectors[:, self._features :] > 0).any(axis=1)
+            known: list[bool] = np.any(vectors[:, self._features :] > 0, axis=1).tolist()
             with self._client.pipeline(transaction=False) as pipe:
                 for i, vector, is_known, old, new in zip(part, vectors, known, before, after, strict=True):
                     if is_known and old == new:

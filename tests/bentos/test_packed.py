@@ -13,7 +13,6 @@ import pytest
 
 from bentos.runtime import online
 from bentos.runtime.online import FeatureReader
-
 from tests import servers
 
 from .conftest import FRESH, HALF, NAMES, NOW, NULLS, OLD, ROOT, UNKNOWN, fill_store
