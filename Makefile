@@ -47,7 +47,7 @@ $(READY): requirements.lock pyproject.toml
 	[ -x $(BIN)/python ] || $$found -m venv $(VENV); \
 	awk '/^[a-zA-Z0-9]/{on=/^uv==/} on' requirements.lock > $(VENV)/uv.txt; \
 	[ -x $(BIN)/uv ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt; \
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock; \
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock; \
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .; \
-	$(BIN)/python -c 'import sysconfig; open(sysconfig.get_path("purelib") + "/zz_bentoflow.pth", "w").write("import flows.environment; flows.environment.apply()\n")'; \
+	$(BIN)/python -c 'import sysconfig; open(sysconfig.get_path("purelib") + "/zz_bentoflow.pth", "w").write("import importlib.util as u; u.find_spec(\"flows\") and __import__(\"flows.environment\").environment.apply()\n")'; \
 	touch $@

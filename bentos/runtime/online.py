@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -13,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
+import typeguard
 import yaml
 
 from bentos.runtime.features import FeatureRows, View, dated
@@ -35,6 +37,7 @@ def repo_config(home: Path, *, root: Path = ROOT) -> "RepoConfig":
 
     `BENTOFLOW_ONLINE_STORE=redis://…` replaces the online store.
     """
+    warm()
     from feast import RepoConfig
 
     path = root / "feature_repo" / "feature_store.yaml"
@@ -52,8 +55,21 @@ def repo_config(home: Path, *, root: Path = ROOT) -> "RepoConfig":
 
 
 def warm() -> None:
-    """Import the feature store's client, which takes seconds, before the first release needs it."""
-    import feast  # noqa: F401
+    """Import the feature store's client, without its changes to how warnings are shown.
+
+    Feast recompiles its own classes with runtime type checks while it is imported, four of five seconds on every
+    start. typeguard leaves them out under `python -O`; here they are left out in any case.
+    """
+    checks, typeguard.typechecked = typeguard.typechecked, _unchecked  # type: ignore[assignment]
+    try:
+        with warnings.catch_warnings():
+            import feast  # noqa: F401
+    finally:
+        typeguard.typechecked = checks
+
+
+def _unchecked(target: Any = None, **options: Any) -> Any:
+    return _unchecked if target is None else target
 
 
 def redis_store(url: str) -> dict[str, Any]:
@@ -116,9 +132,9 @@ class FeatureReader:
         cls, home: Path, *, entity: str, feature_service: str, names: Sequence[str], root: Path = ROOT
     ) -> "FeatureReader":
         """A reader of `names` from a feature service, tried once; OnlineError says what is missing."""
+        config = repo_config(home, root=root)
         from feast import FeatureStore
 
-        config = repo_config(home, root=root)
         try:
             store = FeatureStore(config=config)
             service = store.get_feature_service(feature_service)
@@ -176,9 +192,10 @@ class FeatureReader:
 
 def pack(home: Path, *, entity: str, feature_service: str, ids: Sequence[Any], root: Path = ROOT) -> int:
     """Pack what the online store under `home` knows about entities; call it after materialising or writing online."""
+    config = repo_config(home, root=root)
     from feast import FeatureStore
 
-    store = FeatureStore(config=repo_config(home, root=root))
+    store = FeatureStore(config=config)
     service = store.get_feature_service(feature_service)
     names = [f.name for p in service.feature_view_projections for f in p.features]
     reader = FeatureReader(store, service, entity=entity, names=names, views=views_of(store, service, names))

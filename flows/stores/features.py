@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bentos.runtime.home import replace
-from bentos.runtime.online import repo_config
+from bentos.runtime.online import repo_config, warm
 from flows.environment import ROOT
 from flows.errors import StoreError
 from flows.steps import cohorts
@@ -38,14 +38,16 @@ def quiet() -> Iterator[None]:
 
 def open_store(home: Path) -> Any:
     """The feature store whose state lies below `home`."""
+    config = repo_config(home)
     from feast import FeatureStore
 
     (home / "feast").mkdir(parents=True, exist_ok=True)
-    return FeatureStore(config=repo_config(home))
+    return FeatureStore(config=config)
 
 
 def definitions(repo: Path = REPO) -> list[Any]:
     """The Feast objects of every file in the feature repository, each file run anew (paths depend on the home)."""
+    warm()
     from feast import Entity, FeatureService, FeatureView
 
     kinds = (Entity, FeatureView, FeatureService)
