@@ -124,8 +124,7 @@ class _deployed:
     def __enter__(self) -> "Api":
         stack.start_server(self.chosen)
         self.story.tell("start", "a Prefect server of its own; the first start makes its database")
-        import flows.train  # noqa: F401  (seconds of imports, while the server starts)
-
+        _prepared(self.chosen)
         url = stack.wait_server(self.chosen)
         os.environ["PREFECT_API_URL"] = url
         self.pool = ThreadPoolExecutor(1)
@@ -139,6 +138,16 @@ class _deployed:
     def __exit__(self, *_: object) -> None:
         self.pool.shutdown(wait=True)
         os.environ.pop("PREFECT_API_URL", None)
+
+
+def _prepared(chosen: Settings) -> None:
+    """What takes seconds and needs no Prefect server, while that starts: imports, and MLflow's database."""
+    from bentos.runtime import online
+    from flows import chapters  # noqa: F401
+    from flows.stores import registry
+
+    online.warm()
+    registry.connect(USE_CASE, chosen.home)
 
 
 class Api:
