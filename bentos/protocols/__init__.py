@@ -20,13 +20,14 @@ from bentos.protocols.exchange import Call, Handler, Shape, exchange, plain_erro
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # a wrong one is refused in a protocol's shape
 MODEL = "/models/{name}"
 VERSION = MODEL + "/versions/{version}"
+# The first that matches answers: a name may have any sign but /, so the longer paths stand first.
 HANDLERS: tuple[tuple[str, str, Handler, Shape], ...] = (
     ("POST", "/invocations", invocations.invocations, invocations.problem),
     ("GET", "/ping", invocations.ping, invocations.problem),
     ("GET", "/version", invocations.version, invocations.problem),
     ("GET", "/v1/models", tfserving.models, plain_error),
-    *(("GET", f"/v1{model}", tfserving.model, plain_error) for model in (MODEL, VERSION)),
     *(("POST", f"/v1{model}:predict", tfserving.predict, plain_error) for model in (MODEL, VERSION)),
+    *(("GET", f"/v1{model}", tfserving.model, plain_error) for model in (MODEL, VERSION)),
     ("GET", "/v2", inference.server, plain_error),
     ("GET", "/v2/health/live", inference.live, plain_error),
     ("GET", "/v2/health/ready", inference.ready, plain_error),
