@@ -16,6 +16,7 @@ import orjson
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.service.openapi.specification import MediaType, OpenAPISpecification, PathItem, Schema
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bentos.protocols import Beside, Protocols
@@ -46,9 +47,8 @@ class HotService(Service[Any]):
         prefix = (self.path_prefix or "").rstrip("/")
         others = [m for m, _ in self.middlewares if not getattr(m, "sees_no_predictions", False)]
         aside = bool(others) or BentoMLContainer.http.cors.enabled.get()
-        row = getattr(self.apis["predict"].input_spec, "row", None) if self.entity else None
-        if row is not None:
-            speak = partial(Protocols, keys=Keys(row, self.entity), service=current_service, prefix=prefix)
+        if self._row is not None:
+            speak = partial(Protocols, keys=Keys(self._row, self.entity), service=current_service, prefix=prefix)
             if aside:
                 app.router.routes.insert(0, Beside(speak(app.router.default)))
             else:
@@ -59,7 +59,7 @@ class HotService(Service[Any]):
     def openapi_spec(self) -> OpenAPISpecification:
         """BentoML's document, with the other protocols' routes."""
         spec = super().openapi_spec
-        if self.entity:
+        if self._row is not None:
             paths = documented(self.name, self.entity)
             spec.paths.update({path: PathItem(**operations) for path, operations in paths.items()})
             predict = spec.paths["/predict"].post
@@ -67,6 +67,11 @@ class HotService(Service[Any]):
                 content = body["content"] if isinstance(body, dict) else body.content
                 content[STREAM] = MediaType(schema=Schema(type="string", format="binary"))
         return spec
+
+    @property
+    def _row(self) -> type[BaseModel] | None:
+        """The model of a row, None if /predict takes something else; the other protocols need rows."""
+        return getattr(self.apis["predict"].input_spec, "row", None) if self.entity else None
 
 
 class HotRoute:
