@@ -14,11 +14,12 @@ from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, Validation
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bentos.hot import MAX_ROWS, compose, refuse
+from bentos.hot import compose, refuse
 from bentos.runtime import metrics
 from bentos.runtime.answers import RowError
 from bentos.runtime.batcher import Overloaded
 from bentos.runtime.home import home
+from bentos.runtime.inputs import MAX_ROWS
 from bentos.runtime.predictor import Predictor
 
 SERVICE: dict[str, Any] = {
@@ -33,6 +34,7 @@ class Rows(RootModel[Any]):
     """A request's body: one row, or a list of rows."""
 
     __root_input__: ClassVar[bool] = True  # how BentoML marks that the body itself is the value
+    row: ClassVar[type[BaseModel]]
 
     @property
     def single(self) -> bool:
@@ -51,7 +53,7 @@ def one_or_many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
     return type(
         f"{row.__name__}s",
         (Rows,),
-        {"__annotations__": {"root": body}, "__module__": row.__module__, "__doc__": Rows.__doc__},
+        {"__annotations__": {"root": body}, "__module__": row.__module__, "__doc__": Rows.__doc__, "row": row},
     )
 
 

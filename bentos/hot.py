@@ -8,22 +8,29 @@ statuses and messages of refusals are written in one place.
 
 import os
 import time
+from functools import partial
 from typing import Any
 
 import bentoml
 import orjson
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.service.openapi.specification import MediaType, OpenAPISpecification, PathItem, Schema
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bentos.protocols import Beside, Protocols
+from bentos.protocols.arrow import STREAM
+from bentos.protocols.columns import Keys
+from bentos.protocols.documents import documented
 from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Overloaded
-from bentos.runtime.inputs import MAX_KEY, NUMBERS
+from bentos.runtime.inputs import MAX_KEY, MAX_ROWS, NUMBERS
 
-MAX_ROWS = 10_000
 current_service = bentoml.get_current_service  # once: the package looks every name up anew
 JSON = (b"content-type", b"application/json")
+ARROW = STREAM.encode()
 
 
 class HotService(Service[Any]):
@@ -35,12 +42,36 @@ class HotService(Service[Any]):
     entity = ""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """BentoML's app, behind the hot route."""
-        app: ASGIApp = super().to_asgi(is_main=is_main)
+        """BentoML's app, behind the hot route and the other protocols."""
+        app: Any = super().to_asgi(is_main=is_main)
+        prefix = (self.path_prefix or "").rstrip("/")
         others = [m for m, _ in self.middlewares if not getattr(m, "sees_no_predictions", False)]
-        if others or BentoMLContainer.http.cors.enabled.get() or not self.entity:
-            return app
-        return HotRoute(app, self.entity, f"{(self.path_prefix or '').rstrip('/')}/predict")
+        aside = bool(others) or BentoMLContainer.http.cors.enabled.get()
+        if self._row is not None:
+            speak = partial(Protocols, keys=Keys(self._row, self.entity), service=current_service, prefix=prefix)
+            if aside:
+                app.router.routes.insert(0, Beside(speak(app.router.default)))
+            else:
+                app = speak(app)
+        return app if aside or not self.entity else HotRoute(app, self.entity, f"{prefix}/predict")
+
+    @property
+    def openapi_spec(self) -> OpenAPISpecification:
+        """BentoML's document, with the other protocols' routes."""
+        spec = super().openapi_spec
+        if self._row is not None:
+            paths = documented(self.name, self.entity)
+            spec.paths.update({path: PathItem(**operations) for path, operations in paths.items()})
+            predict = spec.paths["/predict"].post
+            for body in (predict["requestBody"], predict["responses"][200]):
+                content = body["content"] if isinstance(body, dict) else body.content
+                content[STREAM] = MediaType(schema=Schema(type="string", format="binary"))
+        return spec
+
+    @property
+    def _row(self) -> type[BaseModel] | None:
+        """The model of a row, None if /predict takes something else; the other protocols need rows."""
+        return getattr(self.apis["predict"].input_spec, "row", None) if self.entity else None
 
 
 class HotRoute:
@@ -62,7 +93,8 @@ class HotRoute:
             messages.append(message)
         if len(messages) > 1:
             body = b"".join([m.get("body", b"") for m in messages])
-        rows = self._rows(headers.get(b"content-type"), body) if message["type"] == "http.request" else None
+        plain = message["type"] == "http.request" and ARROW not in headers.get(b"accept", b"")
+        rows = self._rows(headers.get(b"content-type"), body) if plain else None
         service = current_service()
         if rows is None or service is None:
             await self.app(scope, _replay(messages, receive), send)

@@ -28,9 +28,13 @@ MIN_LABELS = 200
 
 
 def from_events(name: str, frame: pd.DataFrame, snapshot: str, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
-    """Labels, by entity and time, of the answers whose horizon has passed by `as_of`, from the snapshot's events."""
+    """Labels, by entity and time, of the answers whose horizon has passed by `as_of`, from the snapshot's events.
+
+    Answers to rows that named no entity have none: only a label by request id finds them.
+    """
     case = usecases.load(name)
-    mature = frame[frame["time"] + pd.Timedelta(days=case.horizon_days) <= as_of]
+    mature = frame[(frame["time"] + pd.Timedelta(days=case.horizon_days) <= as_of) & frame["entity"].notna()]
+    mature = mature.assign(entity=mature["entity"].infer_objects())
     if mature.empty:
         return mature.assign(label=pd.Series(dtype="int64"))
     events = tables.read_snapshot(home / "snapshots" / name, snapshot)
@@ -43,13 +47,14 @@ def from_events(name: str, frame: pd.DataFrame, snapshot: str, as_of: pd.Timesta
 
 @task(cache_policy=NO_CACHE)
 def collect(path: Path) -> pd.DataFrame:
-    """The answers of one journal segment: request, time, entity, score, release, arm."""
+    """The answers of one journal segment: request, time, entity (None if the row named none), score, release, arm."""
     records = [r for r in journal.read(path) if not r.get("smoke")]
+    entities = [r["entity"] for r in records]
     return pd.DataFrame(
         {
             "request_id": [r["request_id"] for r in records],
             "time": pd.to_datetime([r["time"] for r in records], utc=True, format="ISO8601"),
-            "entity": [r["entity"] for r in records],
+            "entity": pd.Series(entities, dtype=object if None in entities else None),  # floats would round keys
             "score": np.array([r["score"] for r in records], dtype=np.float64),
             "threshold": np.array([r["threshold"] for r in records], dtype=np.float64),
             "release": [r["release"] for r in records],
@@ -83,6 +88,14 @@ def join(frame: pd.DataFrame, name: str, labels: str | None, as_of: pd.Timestamp
     return from_events(name, frame, prepared.latest(home, name)[0], as_of, home)
 
 
+def groups(entities: pd.Series) -> np.ndarray:
+    """Which rows are of one entity, by number; a row that named none is alone."""
+    codes, known = pd.factorize(entities, sort=True)
+    nameless = codes < 0
+    codes[nameless] = len(known) + np.arange(nameless.sum())
+    return codes
+
+
 @task(cache_policy=NO_CACHE)
 def measure(month: str, labelled: pd.DataFrame, name: str, min_labels: int) -> dict[str, Any] | None:
     """Live quality of one month with intervals; None while there are too few labels or only one class."""
@@ -90,7 +103,7 @@ def measure(month: str, labelled: pd.DataFrame, name: str, min_labels: int) -> d
     rows = labelled[labelled["time"].dt.strftime("%Y-%m") == month]
     if len(rows) < min_labels or rows["label"].nunique() < 2:
         return None
-    label, entities = rows["label"].to_numpy(), rows["entity"].to_numpy()
+    label, entities = rows["label"].to_numpy(), groups(rows["entity"])
     options = {"n": case.gates.bootstrap, "confidence": case.gates.confidence, "seed": case.seed, "groups": entities}
     # releases of a month may have different thresholds, so what counts is the decision that each answer carried
     decided = (rows["score"] >= rows["threshold"]).to_numpy(dtype=np.float64)

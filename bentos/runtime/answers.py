@@ -13,7 +13,7 @@ class Answer(NamedTuple):
 
     request_id: str
     entity: str
-    key: int | str
+    key: int | str | None
     probability: float
     risk: str
     event_time: datetime | None

@@ -18,13 +18,17 @@ from bentos.runtime.scorer import Floats, Preprocessor
 
 Key = int | str
 MAX_KEY = 2**63 - 1
+MAX_ROWS = 10_000  # of one call
 NUMBERS = frozenset({float, int, type(None)})
 
 
 class Input(NamedTuple):
-    """A row ready to score: where its values come from, their event time and how fresh they are."""
+    """A row ready to score: where its values come from, their event time and how fresh they are.
 
-    key: Key
+    A row that brings its features may name no entity (key None); the row must say so, a key left out is refused.
+    """
+
+    key: Key | None
     source: Literal["online", "request"]
     event_time: datetime | None
     state: Literal["ok", "expired", "missing"]
@@ -64,7 +68,8 @@ class Gatherer:
         entity = self.manifest.entity
         for i, row in enumerate(rows):
             key, features = row.get(entity), row.get("features")
-            if (
+            nameless = key is None and features is not None and entity in row
+            if not nameless and (
                 isinstance(key, bool)
                 or not isinstance(key, int | str)
                 or (type(key) is int and not 0 <= key <= MAX_KEY)
@@ -205,7 +210,7 @@ def _not_a_number(value: Any) -> str | None:
         return f"too large ({len(str(value))} digits)"
 
 
-def _from_online(key: Key, i: int, rows: FeatureRows, manifest: Manifest, now: datetime) -> Input | RowError:
+def _from_online(key: Key | None, i: int, rows: FeatureRows, manifest: Manifest, now: datetime) -> Input | RowError:
     about: dict[str, Any] = {manifest.entity: key}
     if not rows.found[i]:
         return RowError(404, f"no {manifest.entity} {key} in the feature store", about)

@@ -18,12 +18,12 @@ from bentos.runtime.manifest import Manifest
 from bentos.runtime.online import FeatureReader, warm
 from bentos.runtime.release import Release, load_release
 from bentos.runtime.rollout import CHAMPION, Arm, Bundle, Rollout, Watcher, rollout_path
+from bentos.runtime.together import Together, row_lines, settle
 
 EXPORT_S = 0.25  # how old the figures of other workers may be in a scrape
 
-Item = tuple[
-    Mapping[str, Any], str, bool, bool
-]  # a row as it waits, its arm, is it a smoke test, are its types checked
+# a row as it waits, its arm, is it a smoke test, are its types checked, the call that it is answered together with
+Item = tuple[Mapping[str, Any], str, bool, bool, Together | None]
 log = logging.getLogger("bentoflow.predictor")
 
 
@@ -91,14 +91,22 @@ class Predictor:
         metrics.export()
 
     async def answer(
-        self, rows: Sequence[Mapping[str, Any]], *, arm: str | None = None, smoke: bool = False, checked: bool = False
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        arm: str | None = None,
+        smoke: bool = False,
+        checked: bool = False,
+        together: Together | None = None,
     ) -> list[Answer | RowError]:
         """Each row's answer or error, in order; Overloaded if they do not fit into the queue.
 
-        `checked` vouches that keys are whole numbers in range, and features mappings of numbers and null.
+        `checked` vouches that keys are as the use case's schema has them, and features mappings of numbers and null.
+        `together`: none of the rows is journalled, and so none counts as answered, unless all of them are answered.
         """
         try:
-            return await self._batcher.submit(list(zip(rows, repeat(arm or CHAMPION), repeat(smoke), repeat(checked))))
+            items = zip(rows, repeat(arm or CHAMPION), repeat(smoke), repeat(checked), repeat(together))
+            return await self._batcher.submit(list(items))
         except Overloaded:
             metrics.count_errors(self.use_case, [503])
             raise
@@ -154,9 +162,11 @@ class Predictor:
         """One batch: each arm's rows read and scored at once, one write to the journal, then answers."""
         bundle = self.watcher.bundle  # once: the whole batch is answered by one rollout
         now = clock.now(self.home, self.use_case)
-        rows, arms, smoke, checked = zip(*items, strict=True)
+        rows, arms, smoke, checked, calls = zip(*items, strict=True)
         results: list[Answer | RowError] = []
         lines: list[bytes] = []
+        held = any(calls)
+        line_of: dict[str, bytes] = {}
         for arm in sorted(set(arms)):
             chosen = [i for i, named in enumerate(arms) if named == arm]
             decider = self._decider(bundle, arm)
@@ -171,18 +181,23 @@ class Predictor:
                     checked=all(checked),
                 )
                 lines.append(written)
+                if held:
+                    line_of |= row_lines(decided, written)
             results = _placed(results, chosen, decided, len(items))
+        if held:
+            results, lines, answers = settle(calls, results, line_of, smoke)
+        else:
+            answers = [r for r, hidden in zip(results, smoke, strict=True) if type(r) is Answer and not hidden]
         try:
             self._journal.append(lines)
         except JournalError as error:
             log.error("not answered: %s", error)
             refused = RowError(503, "the journal cannot be written, so nothing is answered; retry later")
-            results = [r if isinstance(r, RowError) else refused for r in results]
-        self._count(results, smoke)
+            results, answers = [r if isinstance(r, RowError) else refused for r in results], []
+        self._count(answers, results)
         return results
 
-    def _count(self, results: list[Answer | RowError], smoke: Sequence[bool]) -> None:
-        answers = [r for r, hidden in zip(results, smoke, strict=True) if type(r) is Answer and not hidden]
+    def _count(self, answers: list[Answer], results: list[Answer | RowError]) -> None:
         self._answered += len(answers)
         metrics.count_answers(self.use_case, answers)
         if len(answers) < len(results):

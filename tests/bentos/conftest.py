@@ -20,7 +20,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from bentos.runtime import clock, rollout
+from bentos.runtime import clock, journal, rollout
 from bentos.runtime.features import FeatureRows, View, dated
 from bentos.runtime.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Feature, Manifest, sha256
 from bentos.runtime.predictor import Predictor
@@ -349,3 +349,76 @@ def serving(
 def set_clock(home: Path) -> None:
     """Let the domain's time be NOW."""
     clock.write(home, "churn", NOW)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A running service, the table that the protocols' tests send, and what /predict itself answers to its rows."""
+
+    url: str
+    home: Path
+    models: Path
+    frame: pd.DataFrame
+    scores: list[float]
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return self.url.removeprefix("http://")
+
+    def journalled(self) -> dict[str, dict[str, Any]]:
+        """All records of the journal by request id."""
+        return {r["request_id"]: r for r in journal.scan(self.home / "journal" / "churn", include_smoke=True)}
+
+    def written(self) -> int:
+        """How many bytes the journal has."""
+        return sum(path.stat().st_size for path in journal.segments(self.home / "journal" / "churn"))
+
+    def refuses(self, path: str, status: int, **request: Any) -> Any:
+        """What a call is refused with, in JSON; nothing of it may be journalled."""
+        before = self.written()
+        response = httpx.post(self.url + path, timeout=60, **request)
+        assert response.status_code == status, response.text
+        assert self.written() == before
+        return response.json()
+
+
+def sample(rows: int = 600, seed: int = 3) -> pd.DataFrame:
+    """Rows of the test model: keys, and features of which some are missing, in another order than the model's."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "visits": rng.integers(0, 12, rows).astype(np.float64),
+            "user_id": rng.integers(0, 2**62, rows),
+            "recency": rng.uniform(0, 300, rows),
+            "spend": rng.lognormal(3, 2, rows),
+        }
+    )
+    frame.loc[rng.random(rows) < 0.1, "visits"] = np.nan
+    frame.loc[rng.random(rows) < 0.1, "spend"] = np.nan
+    return frame
+
+
+def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table as /predict takes it."""
+    values = frame[list(NAMES)].astype(object).where(frame[list(NAMES)].notna(), None).to_dict(orient="records")
+    return [{"user_id": int(key), "features": given} for key, given in zip(frame["user_id"], values, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory: pytest.TempPathFactory, model: bytes) -> Iterator[Spoken]:
+    """A real server with champion 1 and challenger 2 on a real feature store."""
+    folder = tmp_path_factory.mktemp("spoken")
+    home, frame = folder / "home", sample()
+    fill_store(home)
+    set_clock(home)
+    tags = [
+        save_release(folder / "bentoml", make_release(folder / "v1", model=model), "churn:v1"),
+        save_release(folder / "bentoml", make_release(folder / "v2", version="2", model=fit(seed=4)), "churn:v2"),
+    ]
+    arms = (Arm("champion", tags[0], 1.0), Arm("challenger", tags[1], 0.0))
+    rollout.write(rollout.rollout_path(home, "churn"), Rollout(arms))
+    with serving(home, folder / "bentoml", log=folder / "log") as server:
+        wait_for(lambda: answers(server.url, "/readyz"), what="readiness")
+        answered = httpx.post(server.url + "/predict", json=as_rows(frame), timeout=60).json()
+        yield Spoken(server.url, home, folder / "bentoml", frame, [row["probability"] for row in answered])

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from flows.errors import ContractError
-from flows.feedback import feedback, label_table
+from flows.feedback import feedback, groups, label_table
 from flows.stores import history, registry, tables
 from flows.stores import prepared as pointer
 from flows.usecases import churn
@@ -84,6 +84,34 @@ def test_labels_by_request_id_from_a_table(released: Path, bases: Bases, tmp_pat
     assert (found["answers"], found["labels"]) == (500, 300)
     expected = roc_auc_score(chosen, [scores[i] for i in chosen.index])
     assert found["months"][0]["roc_auc"]["value"] == pytest.approx(expected)
+
+
+def test_answers_that_name_no_entity_are_labelled_by_request_id_only(
+    released: Path, bases: Bases, tmp_path: Path
+) -> None:
+    """Labels from events pass over such answers and find the others as ever; a table of labels finds all of them."""
+    rows = pd.read_parquet(released / "features" / "churn" / f"as_of={MATURE[0]:%Y-%m-%d}.parquet").head(600)
+    records = answers_of(champion(released), rows, MATURE[0])
+    journalled(released, records[:400])
+    known = feedback("churn", AS_OF)
+    journalled(released, [{**r, "entity": None} for r in records[400:]])
+    found = feedback("churn", AS_OF)
+    assert (known["answers"], known["labels"]) == (400, 400)
+    assert (found["answers"], found["labels"], found["months"]) == (600, 400, known["months"])
+    rng = np.random.default_rng(1)
+    labels = pd.DataFrame({"request_id": [r["request_id"] for r in records], "label": rng.integers(0, 2, 600)})
+    labels.to_parquet(tmp_path / "labels.parquet")
+    found = feedback("churn", AS_OF, labels=str(tmp_path / "labels.parquet"))
+    assert (found["labels"], found["months"][0]["labels"]) == (600, 600)
+    expected = roc_auc_score(labels["label"], [r["score"] for r in records])
+    assert found["months"][0]["roc_auc"]["value"] == pytest.approx(expected)
+
+
+def test_rows_without_an_entity_are_groups_of_their_own() -> None:
+    """Intervals resample entities: rows of one stay together, rows of nobody stand alone; large keys stay exact."""
+    entities = pd.Series([7, None, 2**60 + 1, 7, None, 2**60], dtype=object)
+    assert groups(entities).tolist() == [0, 3, 2, 0, 4, 1]
+    assert groups(pd.Series([5, 3, 5])).tolist() == [1, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""Arrow IPC streams at /predict: a table of rows in, a table of answers out; either of them can be JSON instead."""
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+
+from bentos.protocols.columns import Columns, Layout, Refused, Row, too_many
+from bentos.protocols.exchange import Call, aside, json_response, parse_json, request_id
+from bentos.runtime.answers import Answer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STREAM, JSON = "application/vnd.apache.arrow.stream", "application/json"
+INDEX = "__index_level_"  # where pandas keeps what is no column
+
+
+def wanted(media_type: str, accept: str) -> bool:
+    """Whether a request to /predict is to be answered here: it brings Arrow or asks for it."""
+    return media_type.partition(";")[0].strip().lower() == STREAM or STREAM in accept.lower()
+
+
+async def predict(call: Call) -> Response:
+    """POST /predict with Arrow in or out; Arrow in is answered with Arrow unless Accept names JSON alone."""
+    arrow_in = call.media_type == STREAM
+    if not arrow_in and call.media_type not in ("", JSON):
+        raise Refused(415, f"content type {call.media_type!r:.60} is neither {STREAM} nor {JSON}")
+
+    def rows(layout: Layout) -> list[Row]:
+        return layout.rows(from_stream(call.body)) if arrow_in else from_json(call.body, layout)
+
+    answers = await call.answers(rows, checked=arrow_in)
+    accept = call.request.headers.get("accept", "*/*").lower()
+    if JSON in accept and STREAM not in accept:
+        content = b"[%b]" % b",".join([a.encoded for a in answers])
+        return Response(content, headers=request_id(answers), media_type=JSON)
+    entity = answers[0].entity if answers else call.asked()[1].manifest.entity
+    content = await aside(len(call.body), to_stream, answers, entity)
+    return Response(content, headers=request_id(answers), media_type=STREAM)
+
+
+def problem(refused: Refused) -> Response:
+    """An error as /predict gives it, in JSON."""
+    return json_response(refused.dump(), refused.status)
+
+
+def from_stream(body: bytes) -> Columns:
+    """The columns of a stream; Refused if it is not whole, and before more rows are read than a call may have."""
+    import pyarrow as pa
+
+    batches, n = [], 0
+    try:
+        with pa.ipc.open_stream(pa.BufferReader(body)) as reader:
+            for batch in reader:
+                batch.validate(full=True)  # buffers come from outside: offsets may point anywhere
+                n = too_many(n + batch.num_rows)
+                batches.append(batch)
+            table = pa.Table.from_batches(batches, reader.schema)
+    except (pa.ArrowException, OSError, ValueError, EOFError) as error:
+        raise Refused(400, f"the body is not an Arrow stream: {error}") from None
+    return from_table(table)
+
+
+def from_json(body: bytes, layout: Layout) -> list[Row]:
+    """The rows of /predict's own JSON; the predictor has yet to check the features that they bring."""
+    value = parse_json(body)
+    rows: list[Any] = value if isinstance(value, list) else [value]
+    too_many(len(rows))
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict) or not row.keys() <= {layout.entity, "features"}:
+            raise Refused(400, f"must be an object with {layout.entity} and, at most, features", row=i)
+        if not isinstance(row.get("features"), dict | None):
+            raise Refused(400, "must be an object with a value per feature", row=i, field="features")
+    layout.keys.check([row.get(layout.entity) for row in rows], layout.entity, required=True)
+    return rows
+
+
+def from_table(table: "pa.Table") -> Columns:
+    """The columns of an Arrow table: numbers as an array with NaN for null, keys and all else as a list."""
+    import pyarrow as pa
+
+    found: Columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name.startswith(INDEX):
+            continue
+        if name in found:
+            raise Refused(400, "is there twice", field=f"{name:.80}")
+        kind = column.type
+        if pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not column.null_count):
+            found[name] = column.to_numpy()
+        elif pa.types.is_decimal(kind):
+            found[name] = column.cast(pa.float64()).to_numpy()
+        elif pa.types.is_integer(kind) or pa.types.is_null(kind) or _is_text(kind):
+            found[name] = column.to_pylist()
+        else:
+            raise Refused(400, f"is of Arrow type {kind}; give numbers, or text if it is a key", field=f"{name:.80}")
+    return found
+
+
+def _is_text(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def to_stream(answers: list[Answer], entity: str) -> bytes:
+    """The answers as a stream of one batch: the key, what was decided, and by what."""
+    import pyarrow as pa
+
+    keys: list[Any] = [a.key for a in answers]
+    key_type = pa.string() if any(isinstance(key, str) for key in keys) else pa.int64()
+    kinds: dict[str, Any] = {
+        "request_id": pa.string(),
+        "probability": pa.float64(),
+        "risk": pa.string(),
+        "event_time": pa.timestamp("us", "UTC"),
+        "stale": pa.bool_(),
+        "model_version": pa.string(),
+        "release": pa.string(),
+        "arm": pa.string(),
+    }
+    arrays = {name: pa.array([getattr(a, name) for a in answers], kind) for name, kind in kinds.items()}
+    named = {"request_id": arrays.pop("request_id"), entity: pa.array(keys, key_type)} | arrays
+    batch = pa.RecordBatch.from_arrays(list(named.values()), names=list(named))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())

@@ -1,0 +1,158 @@
+"""One call of any protocol: which release it asks for, its rows through the predictor, its errors in its own shape."""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from bentos.protocols.columns import Keys, Layout, Refused, Row
+from bentos.runtime import metrics
+from bentos.runtime.answers import Answer, RowError
+from bentos.runtime.batcher import Overloaded
+from bentos.runtime.predictor import Predictor
+from bentos.runtime.release import Release
+from bentos.runtime.rollout import CHAMPION
+from bentos.runtime.together import Together
+
+T = TypeVar("T")
+SMALL = 50_000  # bytes that take less time to decode than a thread takes to start on them
+log = logging.getLogger("bentoflow.protocols")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, and what answers it."""
+
+    request: Request
+    predictor: Predictor
+    keys: Keys
+    body: bytes = b""
+
+    @property
+    def media_type(self) -> str:
+        """The content type without its parameters, in lower case."""
+        return self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    def named(self) -> str:
+        """The model's name in the path; Refused with 404 unless it is the one that this service has."""
+        name: str = self.request.path_params["name"]
+        if name != self.predictor.use_case:
+            raise Refused(404, f"no model {name!r:.80} here; there is {self.predictor.use_case!r}")
+        return name
+
+    def asked(self) -> tuple[str, Release]:
+        """The arm that is to answer and its release: by the path's version, by x-bentoflow-arm, or the champion."""
+        version = self.request.path_params.get("version")
+        arm = self.request.headers.get("x-bentoflow-arm") or None
+        bundle = self.predictor.watcher.bundle
+        if bundle is None or CHAMPION not in bundle.arms:
+            raise Refused(503, self.predictor.ready()[1])
+        if arm is not None and arm not in bundle.arms:
+            raise Refused(400, f"no arm {arm!r:.60}; there are {', '.join(bundle.arms)}", field="x-bentoflow-arm")
+        for name in [CHAMPION, *bundle.arms]:
+            if arm in (None, name) and version in (None, bundle.arms[name].model_version):
+                return name, bundle.arms[name]
+        known = ", ".join(release.model_version for release in bundle.arms.values())
+        raise Refused(404, f"no version {version!r:.40} of {self.predictor.use_case!r} answers; there is {known}")
+
+    async def answers(self, decode: Callable[[Layout], list[Row]], *, checked: bool = True) -> list[Answer]:
+        """The answers to the rows that `decode` gives, all of them; Refused, with nothing journalled, if one has none.
+
+        A row's own 4xx is a 400 here: these protocols use 404 and 409 for other things than rows. `checked` as the
+        predictor has it.
+        """
+        arm, served = self.asked()
+        layout = Layout(served.manifest.entity, tuple(served.manifest.names), self.keys)
+        rows = await aside(len(self.body), decode, layout)
+        results = await self.predictor.answer(
+            rows,
+            arm=arm,
+            smoke=self.request.headers.get("x-bentoflow-smoke") == "1",
+            checked=checked,
+            together=Together(len(rows), version=self.request.path_params.get("version")),
+        )
+        found: list[Answer] = []
+        for i, result in enumerate(results):
+            if isinstance(result, RowError):
+                raise _of_row(i, result, served.manifest.entity)
+            found.append(result)
+        return found
+
+
+def _of_row(i: int, error: RowError, entity: str) -> Refused:
+    if error.status >= 500:
+        refused = Refused(error.status, error.error)
+    else:
+        refused = Refused(400, error.error, row=i, field=error.detail.get("field", entity))
+    refused.counted = True
+    return refused
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+Shape = Callable[[Refused], Response]
+
+
+async def exchange(call: Callable[[], Awaitable[Call]], handler: Handler, shape: Shape) -> Response:
+    """A handler's response, or its error in the protocol's shape."""
+    started, made = time.perf_counter(), None
+    try:
+        made = await call()
+        if made.request.headers.get("content-encoding", "identity") != "identity":
+            raise Refused(415, "a content encoding is not supported; send the body as it is")
+        response = await handler(made)
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody reads it
+    except (Refused, Overloaded) as error:
+        refused = error if isinstance(error, Refused) else Refused(503, str(error))
+        if made is not None and isinstance(error, Refused) and not error.counted:
+            metrics.count_errors(made.predictor.use_case, [error.status])
+        response = shape(refused)
+    except Exception:
+        log.exception("a call failed")
+        response = shape(Refused(500, "an unexpected error, see the server's log"))
+    if response.status_code == 503:
+        response.headers["retry-after"] = "1"
+    if made is not None and made.request.method == "POST":
+        metrics.count_request(made.predictor.use_case, time.perf_counter() - started)
+    return response
+
+
+async def aside(size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """What `work` gives; in a thread if it has much to do, so that other requests are answered meanwhile."""
+    return await asyncio.to_thread(work, *arguments) if size > SMALL else work(*arguments)
+
+
+def parse_json(body: bytes) -> Any:
+    """A JSON value; NaN as Python and JavaScript clients write it is accepted, since tables mark gaps with it."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        first = error
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refused(400, f"the body is not JSON: {first}") from None
+
+
+def json_response(content: Any, status: int = 200, *, answers: list[Answer] | None = None) -> Response:
+    """A response in JSON; of a single answer the request id is also a header, as /predict has it."""
+    encoded = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(encoded, status, headers=request_id(answers), media_type="application/json")
+
+
+def request_id(answers: list[Answer] | None) -> dict[str, str]:
+    """The x-request-id header: the answer's own if there is one alone."""
+    return {"x-request-id": answers[0].request_id if answers and len(answers) == 1 else os.urandom(16).hex()}
+
+
+def plain_error(refused: Refused) -> Response:
+    """An error as the Open Inference Protocol and TensorFlow Serving give it."""
+    return json_response({"error": refused.error}, refused.status)
