@@ -112,7 +112,7 @@ class Shadow:
                     start_new_session=True,  # an interrupt of the service's group leaves it to finish its rows
                 )
             try:
-                ours.settimeout(TICK_S)
+                ours.setblocking(False)
                 yield ours
                 ours.shutdown(socket.SHUT_WR)
                 process.wait(timeout=PATIENCE_S)
@@ -147,8 +147,9 @@ class Shadow:
             try:
                 channel.send(data)
                 return None
-            except TimeoutError:  # its buffer is full: it is slow
+            except BlockingIOError:  # its buffer is full: it is slow
                 self._hear(channel)
+                self._stop.wait(TICK_S)
         self._sent -= n
         return self._count("dropped", n)
 
@@ -156,7 +157,7 @@ class Shadow:
         """Take what the process has said; ConnectionError when it ended of itself."""
         with suppress(BlockingIOError):
             while True:
-                said = channel.recv(LIMIT, socket.MSG_DONTWAIT)
+                said = channel.recv(LIMIT)
                 if not said:
                     if self._stop.is_set():
                         return
