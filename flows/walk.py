@@ -113,7 +113,7 @@ def _judged(under_way: Walk, start: datetime, counted: dict[str, Figures]) -> tu
         if late or ours.rows >= plan.min_answers:
             theirs = now.get(rollout.CHAMPION, Figures()).since(under_way.began.get(rollout.CHAMPION, Figures()))
             found = scores(under_way.home, pending, start, plan.labels)
-            enough = len(found.canary) >= plan.limits.min_entities or ours.failed > 0.5 * plan.min_answers
+            enough = len(found.canary) >= plan.limits.min_entities or ours.failed > ours.answered
             if ours.rows >= plan.min_answers and enough:
                 return canary.judge(ours, theirs, found, plan.limits)
             if late:

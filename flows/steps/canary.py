@@ -23,17 +23,25 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What a service counted of one arm: rows answered, rows that got a 5xx, seconds and number of its batch parts."""
+    """What a service counted of one arm: rows answered, rows that got a 5xx, and its parts of batches.
+
+    `seconds` is their time together, `within` the number that took at most so many seconds, by rising bounds.
+    """
 
     answered: int = 0
     failed: int = 0
     seconds: float = 0.0
     parts: int = 0
+    within: tuple[tuple[float, int], ...] = ()
 
     @property
     def rows(self) -> int:
         """Rows that reached the arm."""
         return self.answered + self.failed
+
+    def slower(self, seconds: float) -> int:
+        """Parts that took longer than the first bound from `seconds` on."""
+        return self.parts - next((n for bound, n in self.within if bound >= seconds), self.parts)
 
     def since(self, earlier: "Figures") -> "Figures":
         """What was counted since; all of it if the counters began anew, as when a service restarts."""
@@ -44,6 +52,7 @@ class Figures:
             failed=self.failed - earlier.failed,
             seconds=self.seconds - earlier.seconds,
             parts=self.parts - earlier.parts,
+            within=tuple((bound, n - dict(earlier.within).get(bound, 0)) for bound, n in self.within),
         )
 
 
@@ -52,8 +61,9 @@ class Limits:
     """How different a canary may be from the champion."""
 
     max_error_share: float = 0.01  # of its rows, above the champion's share
-    max_slowdown: float = 2.0  # mean seconds of its part of a batch over the champion's
-    min_seconds: float = 0.005  # that much is never slow: on a busy machine a ratio of small times is noise
+    max_slow_share: float = 0.05  # of its parts of batches, above the champion's share
+    max_slowdown: float = 2.0  # a part is slow from that many times the champion's mean on
+    min_seconds: float = 0.005  # and never below that: on a busy machine a ratio of small times is noise
     max_psi: float = 0.5  # twice the usual sign of a shift (Siddiqi 2006): two good models differ more than two months
     max_ks: float = 0.3
     min_agreement: float = 0.3  # rank correlation with the champion's scores of the same rows
@@ -97,24 +107,38 @@ def judge(canary: Figures, champion: Figures, scores: Scores, limits: Limits, *,
 
 
 def errors(canary: Figures, champion: Figures, limits: Limits) -> Check:
-    """The share of failed rows: one-sided Fisher's exact test (1922) of the two shares, p below `CHANCE`."""
-    ours, theirs = (f.failed / f.rows if f.rows else 0.0 for f in (canary, champion))
-    table = [[canary.failed, canary.answered], [champion.failed, champion.answered]]
-    p = float(fisher_exact(table, alternative="greater").pvalue) if canary.rows and champion.rows else 0.0
-    bad = ours - theirs > limits.max_error_share and p < CHANCE
-    reason = f"{canary.failed} of {canary.rows} rows failed, {theirs:.2%} of the champion's {champion.rows}"
+    """The share of failed rows, beyond what a fair draw gives."""
+    bad = _more((canary.failed, canary.rows), (champion.failed, champion.rows), limits.max_error_share)
+    reason = f"{canary.failed} of {canary.rows} rows failed, {champion.failed} of the champion's {champion.rows}"
     return Check(name="errors", passed=not bad, reason=reason)
 
 
 def latency(canary: Figures, champion: Figures, limits: Limits) -> Check:
-    """The mean time of the canary's part of a batch, since a batch is answered when its slowest part is done."""
-    if not canary.parts:
-        return Check(name="latency", passed=True, reason="no batch was timed")
-    ours = canary.seconds / canary.parts
-    theirs = champion.seconds / champion.parts if champion.parts else 0.0
-    limit = max(limits.max_slowdown * theirs, limits.min_seconds)
-    reason = f"{1000 * ours:.2f} ms per batch, the champion {1000 * theirs:.2f} ms (limit {1000 * limit:.2f} ms)"
-    return Check(name="latency", passed=ours <= limit, reason=reason)
+    """The share of batches that the canary makes slow, since a batch is answered when its slowest part is done.
+
+    A share, not a mean: one pause of the machine would spoil the mean of a few hundred.
+    """
+    usual = champion.seconds / champion.parts if champion.parts else 0.0
+    limit = max(limits.max_slowdown * usual, limits.min_seconds)
+    ours, theirs = canary.slower(limit), champion.slower(limit)
+    bad = _more((ours, canary.parts), (theirs, champion.parts), limits.max_slow_share)
+    reason = (
+        f"{ours} of {canary.parts} parts of batches took over {1000 * limit:.1f} ms, {theirs} of the champion's "
+        f"{champion.parts}"
+    )
+    return Check(name="latency", passed=not bad, reason=reason)
+
+
+def _more(ours: tuple[int, int], theirs: tuple[int, int], limit: float) -> bool:
+    """Whether k of n is more than the other's share by over `limit`, and that by no chance.
+
+    One-sided exact test of Fisher (1922), p below `CHANCE`; where the other has no n, by the share alone.
+    """
+    (k, n), (other, m) = ours, theirs
+    share = k / n - (other / m if m else 0.0) if n else 0.0
+    if share <= limit or not m:
+        return share > limit
+    return float(fisher_exact([[k, n - k], [other, m - other]], alternative="greater").pvalue) < CHANCE
 
 
 def distribution(scores: Scores, limits: Limits) -> Check:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +64,22 @@ def figures(url: str) -> dict[str, Figures]:
     """What the service's workers counted of each arm since they started, while there was a canary."""
     response = httpx.get(f"{url}/metrics", timeout=10.0)
     lines = [line for line in response.text.splitlines() if line.startswith("bentoflow_arm_")]
-    found: dict[str, Counter[str]] = {}
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    within: dict[str, Counter[float]] = defaultdict(Counter)
     for family in text_string_to_metric_families("\n".join([*lines, ""])):
         for sample in family.samples:
+            if sample.name.endswith("_bucket"):
+                within[sample.labels["arm"]][float(sample.labels["le"])] += int(sample.value)
+                continue
             what = sample.labels.get("outcome") or sample.name.rpartition("_")[2]
-            found.setdefault(sample.labels["arm"], Counter())[what] += sample.value
+            found[sample.labels["arm"]][what] += sample.value
     return {
         arm: Figures(
             answered=int(counts["answered"]),
             failed=int(counts["failed"]),
             seconds=counts["sum"],
             parts=int(counts["count"]),
+            within=tuple(sorted(within[arm].items())),
         )
         for arm, counts in found.items()
     }

@@ -20,6 +20,16 @@ def scores(ours: np.ndarray, theirs: np.ndarray, *, paired: bool = True, labels:
     return Scores(canary=ours, champion=theirs, paired=paired, labels=np.empty(0) if labels is None else labels)
 
 
+def timed(times: dict[float, int]) -> Figures:
+    """So many parts of batches that took so many seconds each."""
+    bounds = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0, 5.0)
+    return Figures(
+        seconds=sum(t * n for t, n in times.items()),
+        parts=sum(times.values()),
+        within=tuple((bound, sum(n for t, n in times.items() if t <= bound)) for bound in bounds),
+    )
+
+
 def failed(found: tuple[canary.Check, ...]) -> list[str]:
     return [check.name for check in found if not check.passed]
 
@@ -112,16 +122,26 @@ def test_errors_stop_a_canary_when_they_are_many_and_no_chance(ours, theirs, pas
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "passed"),
-    [(0.050, 0.001, False), (0.004, 0.001, True), (0.019, 0.010, True), (0.021, 0.010, False), (0.006, 0.0, False)],
+    [
+        (timed({0.05: 100}), timed({0.001: 100}), False),
+        (timed({0.005: 100}), timed({0.001: 100}), True),
+        (timed({0.025: 100}), timed({0.01: 100}), True),
+        (timed({0.05: 100}), timed({0.01: 100}), False),
+        (timed({0.001: 99, 5.0: 1}), timed({0.001: 100}), True),
+        (timed({0.001: 90, 1.0: 10}), timed({0.001: 1_000}), False),
+        (timed({0.001: 90, 1.0: 10}), timed({0.001: 900, 1.0: 100}), True),
+        (timed({0.05: 3}), timed({0.001: 3}), True),
+        (timed({0.05: 100}), Figures(), False),
+        (Figures(), timed({0.001: 100}), True),
+    ],
+    ids=[
+        *("slow", "below 5 ms", "about twice", "five times", "one pause", "a tenth", "as the champion"),
+        *("too few to tell", "without a champion", "nothing timed"),
+    ],
 )
 def test_a_slow_canary_is_stopped(ours, theirs, passed):
-    """Over twice the champion's time and over 5 ms per batch."""
-    found = canary.latency(
-        Figures(answered=100, parts=100, seconds=100 * ours),
-        Figures(answered=100, parts=100, seconds=100 * theirs) if theirs else Figures(),
-        LIMITS,
-    )
-    assert found.passed is passed
+    """Where more than 5 % of its batches are slow, more than the champion's and than chance gives."""
+    assert canary.latency(ours, theirs, LIMITS).passed is passed
 
 
 def test_too_few_entities_are_no_evidence():
@@ -131,10 +151,9 @@ def test_too_few_entities_are_no_evidence():
 
 def test_counters_that_began_anew_count_as_they_are():
     """A service that restarted during a step has lost nothing that it counted since."""
-    early = Figures(answered=100, failed=5, seconds=2.0, parts=50)
-    assert Figures(answered=140, failed=5, seconds=3.0, parts=60).since(early) == Figures(
-        answered=40, seconds=1.0, parts=10
-    )
+    early = Figures(answered=100, failed=5, seconds=2.0, parts=50, within=((0.1, 45),))
+    late = Figures(answered=140, failed=5, seconds=3.0, parts=60, within=((0.1, 50),))
+    assert late.since(early) == Figures(answered=40, seconds=1.0, parts=10, within=((0.1, 5),))
     again = Figures(answered=30, failed=0, seconds=0.5, parts=10)
     assert again.since(early) == again
 
