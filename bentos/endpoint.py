@@ -137,7 +137,10 @@ async def reply(predictor: Predictor, body: Rows, ctx: bentoml.Context) -> Respo
 
 
 class Probes:
-    """ASGI middleware: GET /health says what answers, GET /readyz is 503 with the reason while nothing can."""
+    """ASGI middleware: GET /health says what answers, GET /readyz is 503 with the reason while nothing can.
+
+    A ready service's `problem` says why it does not follow the rollout file, such as a broken artefact.
+    """
 
     sees_no_predictions = True
 
@@ -158,7 +161,8 @@ class Probes:
         elif not ready:
             await _json(503, {"error": reason})(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            health = predictor.health()
+            await _json(200, {k: health[k] for k in ("status", "release", "arms", "problem")})(scope, receive, send)
 
 
 def _json(status: int, content: Any) -> Response:

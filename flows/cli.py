@@ -78,11 +78,19 @@ def release(
     use_case: UseCase = "churn",
     version: Annotated[str | None, typer.Option(help="default: the challenger")] = None,
     reason: Reason = "manual",
+    canary: Annotated[
+        str, typer.Option(help="percentages of entities to answer first, judged one by one: 1,10,50,100")
+    ] = "",
+    min_answers: Annotated[int, typer.Option(min=1, help="rows that each step of the canary waits for")] = 200,
+    step_minutes: Annotated[float, typer.Option(min=0, help="how long a step waits for them at most")] = 60.0,
+    labels: Annotated[str | None, typer.Option(help="parquet with request_id and label, for early quality")] = None,
 ) -> None:
-    """Release a version whose gates said PROMOTE."""
+    """Release a version whose gates said PROMOTE, at once or as a canary that is judged step by step."""
     from flows.release import release as run
+    from flows.walk import parsed
 
-    show(run(use_case, version, reason=reason))
+    waits = {"min_answers": min_answers, "step_minutes": step_minutes}
+    show(run(use_case, version, reason=reason, steps=parsed(canary), labels=labels, **waits))
 
 
 @app.command()

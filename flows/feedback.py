@@ -15,12 +15,11 @@ from prefect.cache_policies import NO_CACHE
 from bentos.runtime import journal, manifest, rollout
 from bentos.runtime.home import replace
 from flows import usecases
-from flows.errors import ContractError
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps import cohorts, live, metrics, page
 from flows.stores import answers, bentos, history, prepared, registry, tables, transaction
-from flows.usecases.spec import PathSource
+from flows.stores import labels as label_store
 
 RANKED = ("roc_auc", "average_precision", "brier_skill", "calibration_error")
 DECIDED = ("accuracy", "precision", "recall")
@@ -64,27 +63,11 @@ def collect(path: Path) -> pd.DataFrame:
     )
 
 
-def label_table(url: str) -> pd.DataFrame:
-    """`request_id` and `label` (0 or 1) of a parquet table; ContractError says which column or value is wrong."""
-    table = tables.read(PathSource(url=url, format="parquet"))
-    if missing := sorted({"request_id", "label"} - set(table)):
-        raise ContractError(f"{url} has no {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
-    if twice := sorted(set(table.loc[table["request_id"].duplicated(), "request_id"].astype(str))):
-        raise ContractError(
-            f"{url} has {len(twice)} request ids more than once, such as {twice[0]}: one label for each"
-        )
-    labels = pd.to_numeric(table["label"], errors="coerce")
-    if not labels.isin([0, 1]).all():
-        wrong = table.loc[~labels.isin([0, 1]), "label"]
-        raise ContractError(f"{url} has {len(wrong)} labels that are not 0 or 1, such as {wrong.iloc[0]}")
-    return table[["request_id"]].assign(label=labels.astype("int64"))
-
-
 @task(cache_policy=NO_CACHE)
 def join(frame: pd.DataFrame, name: str, labels: str | None, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
     """Labels by request id from a parquet table, else by entity and time from the prepared events."""
     if labels is not None:
-        return frame.merge(label_table(labels), on="request_id", how="inner", validate="1:1")
+        return frame.merge(label_store.table(labels), on="request_id", how="inner", validate="1:1")
     return from_events(name, frame, prepared.latest(home, name)[0], as_of, home)
 
 
@@ -94,6 +77,11 @@ def groups(entities: pd.Series) -> np.ndarray:
     nameless = codes < 0
     codes[nameless] = len(known) + np.arange(nameless.sum())
     return codes
+
+
+def unasked(frame: pd.DataFrame) -> pd.DataFrame:
+    """What somebody got as an answer unasked: the champion's and the canaries' rows, no shadow's, no staged arm's."""
+    return frame[frame["arm"].map(rollout.kind).isin([rollout.CHAMPION, rollout.CANARY])]
 
 
 @task(cache_policy=NO_CACHE)
@@ -127,7 +115,7 @@ def feedback(
     labels: str | None = None,
     min_labels: int = MIN_LABELS,
 ) -> dict[str, Any]:
-    """Join mature labels to the journal and measure live quality per month; to MLflow, a report and an artifact.
+    """Join mature labels to the journal and measure live quality per month and arm; to MLflow, a report, an artifact.
 
     `labels` names a parquet table with `request_id` and `label`; without it labels come from the prepared events.
     """
@@ -139,16 +127,18 @@ def feedback(
         log.warning("the journal of %s is empty: nothing to measure", use_case)
         return {"use_case": use_case, "months": []}
     everything = pd.concat(parts, ignore_index=True)
-    everything = everything[everything["arm"] == rollout.CHAMPION]
+    everything = unasked(everything)
     labelled = join(everything, use_case, labels, moment, home)
-    months = sorted(labelled["time"].dt.strftime("%Y-%m").unique()) if len(labelled) else []
-    measured = measure.map(months, unmapped(labelled), unmapped(use_case), unmapped(min_labels)).result()
+    measured = {
+        arm: _months(labelled[labelled["arm"] == arm], use_case, min_labels) for arm in sorted(labelled["arm"].unique())
+    }
     result = {
         "use_case": use_case,
         "as_of": moment.isoformat(),
         "answers": len(everything),
         "labels": len(labelled),
-        "months": [m for m in measured if m],
+        "months": measured.get(rollout.CHAMPION, []),
+        "canaries": {arm: months for arm, months in measured.items() if arm != rollout.CHAMPION},
     }
     replace(home / "feedback" / f"{use_case}.json", json.dumps(result, indent=1).encode())
     with registry.run(registry.connect(use_case, home), f"feedback {moment.date()}", tags={"kind": "feedback"}):
@@ -170,6 +160,13 @@ def feedback(
     create_markdown_artifact(key=f"{use_case}-feedback", markdown=live.as_markdown(case.title, result))
     log.info("%d of %d answers have a mature label", len(labelled), len(everything))
     return result
+
+
+def _months(labelled: pd.DataFrame, use_case: str, min_labels: int) -> list[dict[str, Any]]:
+    """Each month of one arm's labelled answers that has enough of them."""
+    months = sorted(labelled["time"].dt.strftime("%Y-%m").unique())
+    measured = measure.map(months, unmapped(labelled), unmapped(use_case), unmapped(min_labels)).result()
+    return [month for month in measured if month]
 
 
 def promise(release: str | None, metric: str = "roc_auc") -> float:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from bentos.runtime import clock, manifest
-from flows import usecases
+from flows import usecases, walk
 from flows.errors import GateError, ReleaseError, StoreError
 from flows.settings import Settings, settings
 from flows.steps import tenure
@@ -22,7 +22,6 @@ from flows.stores import bentos, history, lineage, locks, registry, transaction
 from flows.targets import local
 
 Target = Literal["local"]
-Step = Callable[[str], None]
 
 
 def checkpoint(name: str) -> None:
@@ -115,8 +114,10 @@ def verify(chosen: Settings, pending: transaction.Transaction, folder: Path) -> 
     return f"{rows} golden rows answered exactly at {service.url}"
 
 
-def carry_out(chosen: Settings, pending: transaction.Transaction, folder: Path, log: Any) -> dict[str, Any]:
-    """Stage, smoke, commit, switch, record; any failure before the commit reverts everything."""
+def carry_out(
+    chosen: Settings, pending: transaction.Transaction, folder: Path, log: Any, plan: walk.Plan | None = None
+) -> dict[str, Any]:
+    """Stage, smoke, walk the canary, commit, switch, record; any failure before the commit reverts everything."""
     home = chosen.home
     transaction.write(home, pending)
     checkpoint("intent")
@@ -125,6 +126,8 @@ def carry_out(chosen: Settings, pending: transaction.Transaction, folder: Path, 
         checkpoint("staged")
         log.info(verify(chosen, pending, folder))
         checkpoint("smoked")
+        if plan is not None and plan.steps and pending.champion_before is not None:
+            walk.walk(chosen, pending, plan, log, checkpoint)
     except BaseException as error:  # Ctrl-C too
         transaction.revert(home, pending, f"{type(error).__name__}: {error}"[:500])
         raise
@@ -142,9 +145,20 @@ def release(
     version: str | None = None,
     target: Target = "local",
     reason: str = "manual",
+    steps: tuple[int, ...] = (),
+    min_answers: int = walk.Plan.min_answers,
+    step_minutes: float = walk.Plan.max_minutes,
+    labels: str | None = None,
 ) -> dict[str, Any]:
-    """Release a version (default: the challenger) whose gates said PROMOTE; a worse one never gets this far."""
+    """Release a version (default: the challenger) whose gates said PROMOTE; a worse one never gets this far.
+
+    With `steps`, such as 1, 10, 50, 100, it answers that percentage of entities first, each step until `min_answers`
+    rows came or `step_minutes` are over, and is judged on errors, latency, scores and, where `labels` (parquet with
+    request_id and label) has some, early labels. At the first bad judgement everything reverts. A first release has
+    no champion to be compared with and takes no steps.
+    """
     chosen, log = settings(), get_run_logger()
+    plan = walk.Plan(steps=tuple(steps), min_answers=min_answers, max_minutes=step_minutes, labels=labels)
     usecases.load(use_case)
     with exclusive(chosen.home, use_case):
         if (settled := transaction.recover(chosen.home, use_case)) is not None:
@@ -170,7 +184,7 @@ def release(
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
             champion_before=transaction.champion_release(chosen.home, use_case),
         )
-        result = carry_out(chosen, pending, folder, log)
+        result = carry_out(chosen, pending, folder, log, plan)
     create_markdown_artifact(
         key=f"{use_case}-release",
         markdown=f"# {use_case} version {wanted.number} is champion\n\n"

@@ -44,4 +44,6 @@ def _is_verdict(line: dict[str, Any]) -> bool:
 
 def _arms(home: Path, use_case: str) -> dict[str, str]:
     found = rollout.read(rollout.rollout_path(home, use_case))
-    return {arm.name: arm.release for arm in found.arms} if found else {}
+    if found is None:
+        return {}
+    return {a.name: f"{a.release} ({a.weight:.0%})" if found.canaries else a.release for a in found.arms}

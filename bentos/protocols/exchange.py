@@ -41,6 +41,11 @@ class Call:
         """The content type without its parameters, in lower case."""
         return self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
+    @property
+    def chosen(self) -> bool:
+        """Whether the caller chose who answers, by version or arm; else the rollout does."""
+        return bool(self.request.path_params.get("version") or self.request.headers.get("x-bentoflow-arm"))
+
     def named(self) -> str:
         """The model's name in the path; Refused with 404 unless it is the one that this service has."""
         name: str = self.request.path_params["name"]
@@ -74,7 +79,7 @@ class Call:
         rows = await aside(len(self.body), decode, layout)
         results = await self.predictor.answer(
             rows,
-            arm=arm,
+            arm=arm if self.chosen else None,
             smoke=self.request.headers.get("x-bentoflow-smoke") == "1",
             checked=checked,
             together=Together(len(rows), version=self.request.path_params.get("version")),

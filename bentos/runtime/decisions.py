@@ -38,9 +38,15 @@ class Decider:
         self._answer = Form({"request_id": GAP, manifest.entity: GAP} | decision | fixed)
 
     def decide(
-        self, rows: Sequence[Mapping[str, Any]], smoke: Sequence[bool], now: datetime, *, checked: bool
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        smoke: Sequence[bool],
+        now: datetime,
+        *,
+        checked: bool,
+        ids: Sequence[str] | None = None,
     ) -> tuple[list[Answer | RowError], bytes]:
-        """Each row's answer or error, and the journal's lines of the answers."""
+        """Each row's answer or error, and the journal's lines of the answers; `ids` if the rows have some."""
         gathered = self._gatherer.gather(rows, now, checked=checked)
         scores, values = self.served.scorer.score_inputs(gathered.z), gathered.values
         found: list[Input | RowError] = gathered.rows
@@ -53,7 +59,8 @@ class Decider:
             return [row for row in found if isinstance(row, RowError)], b""
         if len(ready) < len(found):
             smoke = [s for s, row in zip(smoke, found, strict=True) if isinstance(row, Input)]
-        answers, lines = self._answers(ready, scores.tolist(), values, smoke, now)
+            ids = ids and [name for name, row in zip(ids, found, strict=True) if isinstance(row, Input)]
+        answers, lines = self._answers(ready, scores.tolist(), values, smoke, now, ids or _request_ids(len(ready)))
         if len(ready) == len(found):
             return answers, lines
         given = iter(answers)
@@ -68,14 +75,18 @@ class Decider:
         return checked
 
     def _answers(
-        self, ready: list[Input], scores: list[float], values: Floats, smoke: Sequence[bool], now: datetime
+        self,
+        ready: list[Input],
+        scores: list[float],
+        values: Floats,
+        smoke: Sequence[bool],
+        now: datetime,
+        ids: Sequence[str],
     ) -> tuple[list[Answer | RowError], bytes]:
         served, manifest, n = self.served, self.served.manifest, len(ready)
         keys, sources, times, states = zip(*ready, strict=True)
         risks = [manifest.risks[decide(score, manifest.threshold)] for score in scores]
         stale = [state != "ok" for state in states] if manifest.stale == "flag" else [False] * n
-        random = os.urandom(16 * n).hex()
-        ids = [random[i : i + 32] for i in range(0, 32 * n, 32)]
         flat = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].replace(b"],[", b",").split(b",")
         width = len(manifest.names)
         shared = [
@@ -101,6 +112,11 @@ class Decider:
         fixed = (repeat(served.model_version), repeat(served.release), repeat(self.arm))
         made = map(Answer, ids, repeat(manifest.entity), keys, scores, risks, times, stale, *fixed, encoded)
         return list(made), lines
+
+
+def _request_ids(n: int) -> list[str]:
+    random = os.urandom(16 * n).hex()
+    return [random[i : i + 32] for i in range(0, 32 * n, 32)]
 
 
 def _words(values: Sequence[Any]) -> list[bytes]:

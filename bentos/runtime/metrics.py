@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
-from bentos.runtime.answers import Answer
+from bentos.runtime.answers import Answer, RowError
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
@@ -36,6 +36,9 @@ class Metrics:
     rows: Histogram
     release: Gauge
     problem: Gauge
+    arm_rows: Counter
+    arm_seconds: Histogram
+    shadow_rows: Counter
 
 
 @cache
@@ -61,6 +64,14 @@ def metrics() -> Metrics:
             ["use_case"],
             multiprocess_mode="livemax",
         ),
+        Counter("bentoflow_arm_rows", "Rows of an arm beside a canary", ["use_case", "arm", "release", "outcome"]),
+        Histogram(
+            "bentoflow_arm_seconds",
+            "Time of an arm's part of a batch beside a canary",
+            ["use_case", "arm", "release"],
+            buckets=SECONDS,
+        ),
+        Counter("bentoflow_shadow_rows", "Rows for a shadow by what became of them", ["use_case", "arm", "outcome"]),
     )
 
 
@@ -96,6 +107,9 @@ class Pending:
     score: dict[tuple[str, str], Tally] = field(default_factory=dict)
     seconds: dict[str, Tally] = field(default_factory=dict)
     rows: dict[str, Tally] = field(default_factory=dict)
+    arm_rows: Counts[tuple[str, str, str, str]] = field(default_factory=Counts)
+    arm_seconds: dict[tuple[str, str, str], Tally] = field(default_factory=dict)
+    shadow_rows: Counts[tuple[str, str, str]] = field(default_factory=Counts)
 
 
 _pending = Pending()
@@ -135,6 +149,25 @@ def count_batch(use_case: str, rows: int) -> None:
         _pending.rows.setdefault(use_case, Tally(ROWS)).observe(rows)
 
 
+def count_part(arm: tuple[str, str, str], seconds: float, results: Sequence[object]) -> None:
+    """Count an arm's part of a batch, by use case, arm and release: how long it took, rows answered and failed.
+
+    Failed are those that got a 5xx; what is wrong with a request is no arm's fault.
+    """
+    answered = sum(isinstance(r, Answer) for r in results)
+    failed = sum(isinstance(r, RowError) and r.status >= 500 for r in results)
+    with _lock:
+        _pending.arm_rows[*arm, "answered"] += answered
+        _pending.arm_rows[*arm, "failed"] += failed
+        _pending.arm_seconds.setdefault(arm, Tally(SECONDS)).observe(seconds)
+
+
+def count_shadow(use_case: str, arm: str, outcome: str, rows: int) -> None:
+    """Count rows that a shadow scored, failed to score, or that were dropped because it is slow."""
+    with _lock:
+        _pending.shadow_rows[use_case, arm, outcome] += rows
+
+
 def export() -> None:
     """Move what was counted to Prometheus."""
     global _pending
@@ -149,6 +182,12 @@ def export() -> None:
         m.errors.labels(*error).inc(count)
     for scored, tally in counted.score.items():
         tally.export(m.score.labels(*scored))
+    for rows, count in counted.arm_rows.items():
+        m.arm_rows.labels(*rows).inc(count)
+    for part, tally in counted.arm_seconds.items():
+        tally.export(m.arm_seconds.labels(*part))
+    for shadow, count in counted.shadow_rows.items():
+        m.shadow_rows.labels(*shadow).inc(count)
     for histogram, tallies in ((m.seconds, counted.seconds), (m.rows, counted.rows)):
         for use_case, tally in tallies.items():
             tally.export(histogram.labels(use_case))

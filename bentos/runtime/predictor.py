@@ -11,18 +11,22 @@ from typing import Any
 
 from bentos.runtime import clock, metrics
 from bentos.runtime.answers import Answer, RowError
+from bentos.runtime.arms import UNEXPECTED, Arms, described, placed
 from bentos.runtime.batcher import Batcher, Overloaded
 from bentos.runtime.decisions import Decider
 from bentos.runtime.journal import Journal, JournalError
 from bentos.runtime.manifest import Manifest
 from bentos.runtime.online import FeatureReader, warm
 from bentos.runtime.release import Release, load_release
-from bentos.runtime.rollout import CHAMPION, Arm, Bundle, Rollout, Watcher, rollout_path
+from bentos.runtime.rollout import CHAMPION, Arm, Rollout, rollout_path
+from bentos.runtime.shadow import Shadows
 from bentos.runtime.together import Together, row_lines, settle
+from bentos.runtime.watcher import Bundle, Watcher
 
 EXPORT_S = 0.25  # how old the figures of other workers may be in a scrape
 
-# a row as it waits, its arm, is it a smoke test, are its types checked, the call that it is answered together with
+# a row as it waits, the arm its caller named or "", is it a smoke test, are its types checked, the call that it is
+# answered together with
 Item = tuple[Mapping[str, Any], str, bool, bool, Together | None]
 log = logging.getLogger("bentoflow.predictor")
 
@@ -60,7 +64,7 @@ class Predictor:
             quick=self._quick,
             observe=lambda rows: metrics.count_batch(use_case, rows),
         )
-        self._deciders: dict[str, Decider] = {}
+        self._arms = Arms(use_case)
         self._exports: asyncio.Task[None] | None = None
         self.watcher: Watcher[Release] = Watcher(
             rollout_path(home, use_case),
@@ -68,7 +72,7 @@ class Predictor:
             on_change=self._report,
             fallback=Rollout((Arm(CHAMPION, release, 1.0),)) if release else None,
         )
-        self._reported: dict[str, tuple[str, ...]] = {}
+        self._shadows = Shadows(use_case, home, locate)
         self._started = time.monotonic()
         self._answered = 0
 
@@ -85,6 +89,7 @@ class Predictor:
         """Answer what waits, then close the journal's segment."""
         await self._batcher.stop()
         await asyncio.to_thread(self.watcher.stop)
+        await asyncio.to_thread(self._shadows.stop)
         self._journal.close()
         if self._exports is not None:
             self._exports.cancel()
@@ -105,7 +110,7 @@ class Predictor:
         `together`: none of the rows is journalled, and so none counts as answered, unless all of them are answered.
         """
         try:
-            items = zip(rows, repeat(arm or CHAMPION), repeat(smoke), repeat(checked), repeat(together))
+            items = zip(rows, repeat(arm or ""), repeat(smoke), repeat(checked), repeat(together))
             return await self._batcher.submit(list(items))
         except Overloaded:
             metrics.count_errors(self.use_case, [503])
@@ -113,7 +118,7 @@ class Predictor:
         except Exception:
             log.exception("a batch of %s failed", self.use_case)
             metrics.count_errors(self.use_case, [500] * len(rows))
-            return [RowError(500, "an unexpected error, see the server's log") for _ in rows]
+            return [RowError(500, UNEXPECTED) for _ in rows]
 
     def ready(self) -> tuple[bool, str]:
         """Whether a champion answers, and if not why."""
@@ -125,7 +130,7 @@ class Predictor:
         return False, f"no release of {self.use_case} is in charge ({self.watcher.path}); run `bentoflow release`"
 
     def health(self) -> dict[str, Any]:
-        """Version and release in charge, seconds and answers since start, and what is wrong with the rollout."""
+        """Version and release in charge, every arm, seconds and answers since start, what is wrong with the rollout."""
         bundle = self.watcher.bundle
         champion = None if bundle is None else bundle.arms.get(CHAMPION)
         return {
@@ -133,6 +138,7 @@ class Predictor:
             "use_case": self.use_case,
             "version": None if champion is None else champion.model_version,
             "release": None if champion is None else champion.release,
+            "arms": described(bundle) | self._shadows.health(),
             "uptime_s": round(time.monotonic() - self._started, 3),
             "answered": self._answered,
             "problem": self.watcher.problem,
@@ -163,27 +169,26 @@ class Predictor:
         bundle = self.watcher.bundle  # once: the whole batch is answered by one rollout
         now = clock.now(self.home, self.use_case)
         rows, arms, smoke, checked, calls = zip(*items, strict=True)
+        arms = self._arms.assigned(bundle, rows, arms)
         results: list[Answer | RowError] = []
         lines: list[bytes] = []
         held = any(calls)
         line_of: dict[str, bytes] = {}
         for arm in sorted(set(arms)):
             chosen = [i for i, named in enumerate(arms) if named == arm]
-            decider = self._decider(bundle, arm)
-            if isinstance(decider, RowError):
-                decided: list[Answer | RowError] = [decider] * len(chosen)
-            else:
-                some = len(chosen) < len(items)
-                decided, written = decider.decide(
-                    [rows[i] for i in chosen] if some else rows,
-                    [smoke[i] for i in chosen] if some else smoke,
-                    now,
-                    checked=all(checked),
-                )
-                lines.append(written)
-                if held:
-                    line_of |= row_lines(decided, written)
-            results = _placed(results, chosen, decided, len(items))
+            some = len(chosen) < len(items)
+            decided, written = self._arms.decide(
+                self._decider(bundle, arm or CHAMPION),
+                [rows[i] for i in chosen] if some else rows,
+                [smoke[i] for i in chosen] if some else smoke,
+                now,
+                checked=all(checked),
+                counted=bundle is not None and bundle.split is not None,
+            )
+            lines.append(written)
+            if held:
+                line_of |= row_lines(decided, written)
+            results = placed(results, chosen, decided, len(items))
         if held:
             results, lines, answers = settle(calls, results, line_of, smoke)
         else:
@@ -195,6 +200,8 @@ class Predictor:
             refused = RowError(503, "the journal cannot be written, so nothing is answered; retry later")
             results, answers = [r if isinstance(r, RowError) else refused for r in results], []
         self._count(answers, results)
+        if self._shadows.running:
+            self._shadows.offer(rows, results, smoke, now, checked=all(checked))
         return results
 
     def _count(self, answers: list[Answer], results: list[Answer | RowError]) -> None:
@@ -204,39 +211,12 @@ class Predictor:
             metrics.count_errors(self.use_case, [r.status for r in results if isinstance(r, RowError)])
 
     def _decider(self, bundle: Bundle[Release] | None, arm: str) -> Decider | RowError:
-        served = None if bundle is None else bundle.arms.get(arm)
-        if served is not None:
-            decider = self._deciders.get(arm)
-            if decider is None or decider.served is not served:
-                decider = self._deciders[arm] = Decider(arm, served)
-            return decider
-        if arm == CHAMPION:
+        if bundle is None or (arm == CHAMPION and arm not in bundle.arms):
             return RowError(503, self.ready()[1])
-        known = ", ".join(bundle.arms) if bundle is not None else "none"
-        return RowError(400, f"no arm {arm!r:.60} in the rollout; known: {known}", {"field": "x-bentoflow-arm"})
+        return self._arms.decider(bundle, arm)
 
     def _report(self, bundle: Bundle[Release] | None, problem: str | None) -> None:
-        m = metrics.metrics()
-        m.problem.labels(self.use_case).set(0 if problem is None else 1)
-        current = (
-            {}
-            if bundle is None
-            else {name: (self.use_case, name, r.release, r.model_version) for name, r in bundle.arms.items()}
-        )
-        for labels in set(self._reported.values()) - set(current.values()):
-            m.release.labels(*labels).set(0)
-        for labels in current.values():
-            m.release.labels(*labels).set(1)
-        if current != self._reported:
-            self._reported = dict(current)
+        metrics.metrics().problem.labels(self.use_case).set(0 if problem is None else 1)
+        self._shadows.follow(None if bundle is None else bundle.rollout)
+        if self._arms.follow(bundle):
             self._settle()
-
-
-def _placed(results: list[Any], chosen: list[int], decided: list[Any], rows: int) -> list[Any]:
-    """The results with those of one arm put where its rows are."""
-    if len(chosen) == rows:
-        return decided
-    results = results or [None] * rows
-    for i, result in zip(chosen, decided, strict=True):
-        results[i] = result
-    return results

@@ -56,11 +56,16 @@ def page(title: str, result: Mapping[str, Any], promised: float, *, horizon_days
     lead = Badge("Measured" if months else "Too few labels", "good" if months else "warn", text)
     if worst is not None and worst < promised:
         lead = Badge("Below the promise", "warn", f"{text} The worst month reached ROC AUC {worst:.3f}.")
+    canaries = [
+        Section(arm, arm, blocks(found, promised, horizon_days=horizon_days))
+        for arm, found in result.get("canaries", {}).items()
+        if found
+    ]
     return Page(
         title=f"Live quality: {title}",
         subtitle=f"as of {result['as_of'][:10]}",
         lead=(lead,),
-        sections=(Section("By month", "months", blocks(months, promised, horizon_days=horizon_days)),),
+        sections=(Section("By month", "months", blocks(months, promised, horizon_days=horizon_days)), *canaries),
     )
 
 
@@ -72,8 +77,10 @@ def as_markdown(title: str, result: Mapping[str, Any]) -> str:
         "| month | labels | ROC AUC | average precision |",
         "|---|---:|---:|---:|",
     ]
-    for m in result["months"]:
-        lines.append(
-            f"| {m['month']} | {m['labels']} | {interval(m['roc_auc'])} | {interval(m['average_precision'])} |"
-        )
+    arms = {"": result["months"], **{f" {arm}": months for arm, months in result.get("canaries", {}).items()}}
+    for arm, months in arms.items():
+        for m in months:
+            lines.append(
+                f"| {m['month']}{arm} | {m['labels']} | {interval(m['roc_auc'])} | {interval(m['average_precision'])} |"
+            )
     return "\n".join(lines)

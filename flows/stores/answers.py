@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bentos.runtime import journal
+from bentos.runtime import journal, rollout
 from flows.errors import StoreError
 
 
@@ -17,13 +17,18 @@ def folder(home: Path, use_case: str) -> Path:
     return home / "journal" / use_case
 
 
+def answered(record: dict[str, Any]) -> bool:
+    """Whether somebody got this as an answer: no smoke test, no shadow's score."""
+    return not record.get("smoke") and rollout.kind(record["arm"]) != rollout.SHADOW
+
+
 def rows(
     path: Path, *, since: datetime, until: datetime, release: str | None = None, arm: str | None = None
 ) -> list[dict[str, Any]]:
-    """The answered records of one segment with `since <= time < until`, smoke tests left out."""
+    """The answered records of one segment with `since <= time < until`, smoke tests and shadows left out."""
     found = []
     for record in journal.read(path):
-        if record.get("smoke") or (release and record["release"] != release) or (arm and record["arm"] != arm):
+        if not answered(record) or (release and record["release"] != release) or (arm and record["arm"] != arm):
             continue
         if since <= datetime.fromisoformat(record["time"]) < until:
             found.append(record)
@@ -37,6 +42,23 @@ def features_frame(records: Iterable[dict[str, Any]], names: Iterable[str]) -> p
     return pd.DataFrame({**columns, "score": np.array([r["score"] for r in listed], dtype=np.float64)})
 
 
+def recent(
+    home: Path, use_case: str, since: datetime, *, arms: Iterable[str]
+) -> dict[str, dict[int | str, dict[str, Any]]]:
+    """Each entity's latest answer by some arms since a moment on the machine's clock: arm, entity, record."""
+    found: dict[str, dict[int | str, dict[str, Any]]] = {arm: {} for arm in arms}
+    for path in journal.segments(folder(home, use_case)):
+        try:
+            if path.stat().st_mtime < since.timestamp():
+                continue
+        except FileNotFoundError:  # it was closed, and so renamed, meanwhile: `read` finds it
+            pass
+        for record in journal.read(path):
+            if record["arm"] in found and answered(record) and datetime.fromisoformat(record["wall"]) >= since:
+                found[record["arm"]][record["entity"]] = record
+    return found
+
+
 def find(home: Path, use_case: str, request_id: str) -> dict[str, Any]:
     """The one answer of that request id; StoreError if the journal has none."""
     needle = request_id.encode()
@@ -44,6 +66,6 @@ def find(home: Path, use_case: str, request_id: str) -> dict[str, Any]:
         if path.exists() and needle not in path.read_bytes():
             continue
         for record in journal.read(path):  # finds a segment that was closed, and so renamed, meanwhile
-            if record["request_id"] == request_id:
+            if record["request_id"] == request_id and rollout.kind(record["arm"]) != rollout.SHADOW:
                 return record
     raise StoreError(f"no answer {request_id!r} in the journal of {use_case} below {folder(home, use_case)}")

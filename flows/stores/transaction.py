@@ -13,6 +13,7 @@ from uuid import uuid4
 from bentos.runtime import rollout
 from bentos.runtime.home import replace as write_file
 from bentos.runtime.rollout import Arm, Rollout
+from flows.errors import ReleaseError
 from flows.stores import history, registry
 
 
@@ -67,6 +68,14 @@ def champion_release(home: Path, use_case: str) -> str | None:
 def stage(home: Path, pending: Transaction) -> None:
     """Put the release beside the champion: it answers only who asks for it."""
     rollout.write(rollout.rollout_path(home, pending.use_case), arms(pending.champion_before, pending.release))
+
+
+def share(home: Path, pending: Transaction, weight: float) -> None:
+    """Let the release answer that share of entities, 0 to 1, the same ones and more at every larger share."""
+    if pending.champion_before is None:
+        raise ReleaseError(f"{pending.release} has no champion beside it that could answer the rest")
+    both = (Arm(rollout.CHAMPION, pending.champion_before, 1 - weight), Arm(rollout.CANARY, pending.release, weight))
+    rollout.write(rollout.rollout_path(home, pending.use_case), Rollout(both, salt=pending.id))
 
 
 def commit(home: Path, pending: Transaction) -> Transaction:

@@ -2,16 +2,19 @@
 
 import json
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from flows import processes
 from flows.environment import defaults
 from flows.errors import ReleaseError
 from flows.processes import Process
 from flows.settings import Settings
+from flows.steps.canary import Figures
 
 
 def process_name(use_case: str) -> str:
@@ -46,6 +49,40 @@ def _root() -> Path:
     from flows.environment import ROOT
 
     return ROOT
+
+
+def health(url: str) -> dict[str, Any]:
+    """What the service says of itself; empty while it does not answer."""
+    try:
+        found: dict[str, Any] = httpx.get(f"{url}/health", timeout=5.0).json()
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return found
+
+
+def figures(url: str) -> dict[str, Figures]:
+    """What the service's workers counted of each arm since they started, while there was a canary."""
+    response = httpx.get(f"{url}/metrics", timeout=10.0)
+    lines = [line for line in response.text.splitlines() if line.startswith("bentoflow_arm_")]
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    within: dict[str, Counter[float]] = defaultdict(Counter)
+    for family in text_string_to_metric_families("\n".join([*lines, ""])):
+        for sample in family.samples:
+            if sample.name.endswith("_bucket"):
+                within[sample.labels["arm"]][float(sample.labels["le"])] += int(sample.value)
+                continue
+            what = sample.labels.get("outcome") or sample.name.rpartition("_")[2]
+            found[sample.labels["arm"]][what] += sample.value
+    return {
+        arm: Figures(
+            answered=int(counts["answered"]),
+            failed=int(counts["failed"]),
+            seconds=counts["sum"],
+            parts=int(counts["count"]),
+            within=tuple(sorted(within[arm].items())),
+        )
+        for arm, counts in found.items()
+    }
 
 
 def stop(chosen: Settings, use_case: str) -> bool:

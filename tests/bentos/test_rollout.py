@@ -1,15 +1,18 @@
 """The rollout and its watcher."""
 
 import json
+import math
 import threading
 
 import pytest
 
 from bentos.runtime import rollout
-from bentos.runtime.rollout import Arm, Rollout, RolloutError, Watcher
+from bentos.runtime.rollout import Arm, Rollout, RolloutError
+from bentos.runtime.watcher import Watcher
 
 from .conftest import wait_for
 
+V = Arm("champion", "a:1", 1.0)
 V1 = Rollout((Arm("champion", "churn:v1", 1.0),))
 V2 = Rollout((Arm("champion", "churn:v2", 1.0), Arm("challenger", "churn:v1", 0.0)))
 
@@ -26,7 +29,20 @@ def test_a_rollout_is_read_back_as_written(tmp_path):
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
-        ([Arm("canary", "churn:v1", 0.1)], "no arm is called 'canary'"),
+        (
+            [Arm("blue", "churn:v1", 0.1)],
+            "no arm is called 'blue'; known: champion, challenger, canary, shadow, canary-",
+        ),
+        ([Arm("champion-2", "a:1", 1.0)], "no arm is called 'champion-2'"),
+        ([V, Arm("canary", "a:2", -0.1)], "canary's weight is a share from 0 to 1, not -0.1"),
+        ([V, Arm("canary", "a:2", 1.1)], "canary's weight is a share from 0 to 1, not 1.1"),
+        ([V, Arm("canary", "a:2", math.nan)], "canary's weight is a share from 0 to 1, not nan"),
+        ([V, Arm("canary", "a:2", 0.6), Arm("canary-b", "a:3", 0.6)], "weights add up to 1.2, more than 1"),
+        ([V, Arm("canary", "a:2", 0.3)], "champion's weight is 0.7, what the canaries' 0.3 leave, not 1.0"),
+        ([Arm("canary", "a:2", 0.3)], "a canary needs a champion beside it"),
+        ([V, Arm("canary", "a:2", 0.0)], "a canary needs a salt of 1 to 64 bytes beside the arms"),
+        ([V, Arm("shadow", "a:2", 0.5)], "shadow's weight is 0, not 0.5"),
+        ([V, Arm("shadow", "a:2", 0.0), Arm("shadow", "a:3", 0.0)], "has one shadow, this has 2"),
         ([Arm("champion", "a:1", 1.0), Arm("champion", "a:2", 1.0)], "has one champion, this has 2"),
         ([Arm("champion", "a:1", 0.5)], "champion's weight is 1, not 0.5"),
         ([Arm("challenger", "a:1", 1.0)], "challenger's weight is 0"),
@@ -45,6 +61,34 @@ def test_a_broken_file_is_named(tmp_path, text):
     (tmp_path / "churn.json").write_text(text)
     with pytest.raises(RolloutError, match=r"churn\.json"):
         rollout.read(tmp_path / "churn.json")
+
+
+def test_a_file_without_salt_or_canaries_is_read_as_ever(tmp_path):
+    """What was written before there were canaries still stands, and reads back equal to what is written today."""
+    path = tmp_path / "churn.json"
+    path.write_text(
+        '{"arms": [{"name": "champion", "release": "a:1", "weight": 1.0},'
+        ' {"name": "challenger", "release": "a:2", "weight": 0.0}]}'
+    )
+    assert rollout.read(path) == Rollout((V, Arm("challenger", "a:2", 0.0)))
+
+
+def test_canaries_shadows_and_salt_are_read_back_as_written(tmp_path):
+    """A rollout with every kind of arm survives its file; a salt of more bytes than the hash takes is refused."""
+    arms = (
+        Arm("champion", "a:1", 0.65),
+        Arm("canary", "a:2", 0.25),
+        Arm("canary-b", "a:3", 0.1),
+        Arm("challenger", "a:4", 0.0),
+        Arm("shadow", "a:5", 0.0),
+        Arm("shadow-b", "a:6", 0.0),
+    )
+    path = tmp_path / "churn.json"
+    rollout.write(path, Rollout(arms, "s"))
+    assert rollout.read(path) == Rollout(arms, "s")
+    assert [arm.kind for arm in arms] == ["champion", "canary", "canary", "challenger", "shadow", "shadow"]
+    with pytest.raises(RolloutError, match="salt of 1 to 64 bytes"):
+        Rollout(arms, "s" * 65)
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path):
@@ -137,3 +181,59 @@ def test_the_fallback_is_in_charge_only_until_there_is_a_file(tmp_path):
     rollout.write(path, V2)
     watcher.poll()
     assert watcher.bundle.rollout == V2
+
+
+def failing(*broken: str):
+    """A loader that fails on some tags."""
+
+    def load(tag: str) -> str:
+        if tag in broken:
+            raise ValueError(f"{tag} is broken")
+        return tag
+
+    return load
+
+
+def test_a_server_that_starts_beside_a_broken_canary_answers_without_it(tmp_path):
+    """The champion has the broken canary's entities, the problem names it, and it comes in once it loads."""
+    path, broken = tmp_path / "churn.json", ["a:2"]
+    both = Rollout((Arm("champion", "a:1", 0.0), Arm("canary", "a:2", 1.0)), "s")
+    rollout.write(path, both)
+    watcher = Watcher(path, lambda tag: failing(*broken)(tag), retry_s=0.0)
+    for _ in range(2):
+        watcher.poll()
+        assert dict(watcher.bundle.arms) == {"champion": "a:1"}
+        assert watcher.problem == "without the canary: ValueError: a:2 is broken"
+        assert watcher.bundle.split.arm_of(17) == "champion"
+    broken.clear()
+    watcher.poll()
+    assert (watcher.problem, watcher.bundle.split.arm_of(17)) == (None, "canary")
+
+
+def test_a_broken_canary_keeps_a_running_server_at_its_last_rollout(tmp_path):
+    """Where something answers already a rollout is followed whole or not at all."""
+    path = tmp_path / "churn.json"
+    watcher = Watcher(path, failing("a:2"), retry_s=0.0)
+    rollout.write(path, Rollout((V,)))
+    watcher.poll()
+    rollout.write(path, Rollout((Arm("champion", "a:1", 0.5), Arm("canary", "a:2", 0.5)), "s"))
+    watcher.poll()
+    assert (watcher.bundle.rollout, watcher.problem) == (Rollout((V,)), "ValueError: a:2 is broken")
+
+
+def test_a_broken_champion_is_never_left_out(tmp_path):
+    """A canary alone does not make a service ready."""
+    path = tmp_path / "churn.json"
+    rollout.write(path, Rollout((Arm("champion", "a:1", 0.5), Arm("canary", "a:2", 0.5)), "s"))
+    watcher = Watcher(path, failing("a:1"))
+    watcher.poll()
+    assert (watcher.bundle, watcher.problem) == (None, "ValueError: a:1 is broken")
+
+
+def test_a_shadow_is_not_loaded_by_the_service(tmp_path):
+    """A shadow that cannot be loaded is no problem of those who answer."""
+    path = tmp_path / "churn.json"
+    rollout.write(path, Rollout((V, Arm("shadow", "a:2", 0.0))))
+    watcher = Watcher(path, failing("a:2"))
+    watcher.poll()
+    assert (dict(watcher.bundle.arms), watcher.problem, watcher.bundle.split) == ({"champion": "a:1"}, None, None)

@@ -12,8 +12,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from flows.errors import ContractError
-from flows.feedback import feedback, groups, label_table
+from flows.feedback import feedback, groups
 from flows.stores import history, registry, tables
+from flows.stores import labels as label_store
 from flows.stores import prepared as pointer
 from flows.usecases import churn
 from tests.flows.conftest import AS_OF, Bases, answers_of, champion, journalled
@@ -130,7 +131,7 @@ def test_a_table_of_labels_that_cannot_be_joined_is_refused(
     path = tmp_path / "labels.parquet"
     pd.DataFrame(table).to_parquet(path)
     with pytest.raises(ContractError, match=re.escape(said)):
-        label_table(str(path))
+        label_store.table(str(path))
 
 
 def test_a_month_with_too_few_labels_is_left_out(released: Path, bases: Bases) -> None:

@@ -1,0 +1,92 @@
+"""The process of a shadow: `python -m bentos.runtime.understudy <use case> <home> <folder> <arm>`, started by `shadow`.
+
+Standard input is a socket on which every message is a batch of answered rows. Each is scored and journalled under its
+request id with the shadow's arm, and what became of it is told on the same socket.
+"""
+
+import os
+import socket
+import sys
+from collections import Counter
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bentos.runtime.answers import Answer
+from bentos.runtime.decisions import Decider
+from bentos.runtime.journal import Journal
+from bentos.runtime.online import FeatureReader
+from bentos.runtime.release import load_release
+
+MESSAGE = 1 << 20
+LOWEST = 19
+
+
+class Understudy:
+    """One release that scores and journals what it is sent, and keeps count."""
+
+    def __init__(self, decider: Decider, journal: Journal) -> None:
+        self._decider, self._journal = decider, journal
+        self.counts: Counter[str] = Counter()
+
+    def score(self, message: dict[str, Any]) -> None:
+        """Score and journal one message's rows; a batch that raises fails as a whole, and the next goes on."""
+        rows, ids = message["rows"], message["ids"]
+        try:
+            now = datetime.fromisoformat(message["now"])
+            results, lines = self._decider.decide(rows, [False] * len(rows), now, checked=message["checked"], ids=ids)
+            self._journal.append([lines])
+        except Exception as error:
+            print(f"shadow {self._decider.arm}: {type(error).__name__}: {error}", file=sys.stderr)
+            self.counts["failed"] += len(rows)
+            return
+        answered = sum(isinstance(result, Answer) for result in results)
+        self.counts["scored"] += answered
+        self.counts["failed"] += len(rows) - answered
+
+
+def serve(channel: socket.socket, understudy: Understudy) -> None:
+    """Score what comes until the service closes its end; counts that it is too busy to hear wait for the next turn."""
+    while message := channel.recv(MESSAGE):
+        understudy.score(orjson.loads(message))
+        tell(channel, understudy)
+
+
+def tell(channel: socket.socket, understudy: Understudy) -> None:
+    """Say how many rows were scored and failed since the last time."""
+    with suppress(BlockingIOError):
+        channel.send(orjson.dumps(dict(understudy.counts)), socket.MSG_DONTWAIT)
+        understudy.counts.clear()
+
+
+def main(use_case: str, home: Path, folder: Path, arm: str) -> int:
+    """Load a release and score until the channel ends; 1 if the release may not or cannot be loaded."""
+    os.nice(LOWEST)
+    channel = socket.socket(fileno=os.dup(0))
+    journal = Journal(home / "journal" / use_case)
+    try:
+        release = load_release(
+            folder,
+            use_case,
+            lambda found: FeatureReader.open(
+                home, entity=found.entity, feature_service=found.feature_service, names=found.names
+            ),
+        )
+    except Exception as error:
+        channel.send(orjson.dumps({"state": f"{type(error).__name__}: {error}"}))
+        return 1
+    channel.send(orjson.dumps({"state": "scoring", "version": release.model_version}))
+    understudy = Understudy(Decider(arm, release), journal)
+    try:
+        serve(channel, understudy)
+        tell(channel, understudy)
+    finally:
+        journal.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]))
