@@ -22,12 +22,17 @@ NUMBERS = frozenset({float, int, type(None)})
 
 
 class Input(NamedTuple):
-    """A row ready to score: where its values come from, their event time and how fresh they are."""
+    """A row ready to score: where its values come from, their event time and how fresh they are.
+
+    `others` are the keys of its further entities, `moment` its own time, where it brings one.
+    """
 
     key: Key
     source: Literal["online", "request"]
     event_time: datetime | None
     state: Literal["ok", "expired", "missing"]
+    others: tuple[Key, ...] = ()
+    moment: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -153,10 +153,12 @@ USE_CASE = UseCase(
     estimators=("logistic_regression", "hist_gradient_boosting"),
     trials=4,
     max_search_rows=24_000,
-    # a missed fraud costs its amount; a question to the card's holder 1 dollar, a blocked card and a call 10
-    costs=Costs(miss="amount", alarms=(1.0, 10.0)),
+    # a missed fraud costs its amount; a question to the card's holder 2 dollars, a blocked card and a call 20
+    costs=Costs(miss="amount", alarms=(2.0, 20.0)),
     risks=("LOW", "MEDIUM", "HIGH"),
-    gates=GateRules(min_roc_auc=0.80, min_average_precision=0.55, min_precision=0.60, min_recall=0.45),
+    gates=GateRules(
+        min_roc_auc=0.80, min_average_precision=0.55, min_precision=0.60, min_recall=0.45, min_brier_skill=0.3
+    ),
     drift=DriftRules(cooldown_days=DELAY_DAYS),
     slices=(Slice(feature="amount", edges=(0, 50, 100)), Slice(feature="hour", edges=(0, 12))),
 )
