@@ -65,7 +65,9 @@ def rows(use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp) -> pd.Dat
     """Every labelled row as of a moment, training and held out: keys, `event_timestamp`, request features, label."""
     if use_case.by_event:
         windows = event_windows(use_case, as_of)
-        parts = [event_rows(use_case, events, *w) for w in (windows.train, (windows.test, windows.end))]
+        at = events[use_case.time]
+        stretches = (windows.train, (windows.test, windows.end))
+        parts = [event_rows(use_case, events[(at >= start) & (at < end)]) for start, end in stretches]
         known_labels = pd.concat(parts, ignore_index=True).dropna(subset=[use_case.label])
         return known_labels.astype({use_case.label: "int64"}).reset_index(drop=True)
     past, parts_by_time = events[events[use_case.time] < as_of], split(use_case, as_of)
@@ -101,17 +103,26 @@ def event_windows(use_case: UseCase, as_of: pd.Timestamp) -> Windows:
     return Windows(train=(max(first, stop - pd.Timedelta(days=use_case.train_days)), stop), test=test, end=end)
 
 
-def event_rows(use_case: UseCase, events: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
-    """The events of `[start, end)` as rows: keys, `event_timestamp`, request features and, where known, the label."""
-    chosen = events[(events[use_case.time] >= start) & (events[use_case.time] < end)].reset_index(drop=True)
+def event_rows(use_case: UseCase, events: pd.DataFrame) -> pd.DataFrame:
+    """Events as rows: keys, `event_timestamp`, request features and, where the events have it, the label."""
+    chosen = events.reset_index(drop=True)
     moments = chosen[use_case.time].astype("datetime64[us, UTC]")
     frame = chosen[list(use_case.keys)].assign(event_timestamp=moments)
     given = {name: chosen[name].to_numpy(dtype=np.float64) for name in request.numbers(use_case.request)}
     stamps = np.asarray(moments.astype("int64"), dtype=np.int64)
     inputs = request.matrix(use_case.request, given, stamps)
     frame[[f.name for f in use_case.request]] = inputs
-    frame[use_case.label] = chosen[use_case.label]
+    if use_case.label in chosen:
+        frame[use_case.label] = chosen[use_case.label]
     return frame
+
+
+def asked(use_case: UseCase, table: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
+    """Rows to score: a table's events at their own times, or its entities at a moment; order and number are kept."""
+    if use_case.by_event:
+        return event_rows(use_case, table)
+    rows = table[[use_case.entity]].assign(event_timestamp=as_of)
+    return rows.astype({"event_timestamp": "datetime64[us, UTC]"})
 
 
 def cohort(use_case: UseCase, events: pd.DataFrame, cutoff: pd.Timestamp) -> pd.DataFrame:
