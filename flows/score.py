@@ -129,8 +129,9 @@ def score(
     """Score the rows of a parquet or csv table (a path or fsspec URL) with the champion; parquet files in `out`.
 
     Without a table everybody known at the newest prepare is scored, or the events of the day before it. The result
-    lies in `out`, by default below `scores/` in the home, in one folder per moment, release and snapshot. Unknown entities get no score. A killed run
-    goes on where it stopped; the same run again computes nothing. `_SUCCESS.json` lists the files and comes last.
+    lies in `out`, by default below `scores/` in the home, in one folder per moment, release and snapshot. Unknown
+    entities get no score. A killed run goes on where it stopped; the same run again computes nothing. `_SUCCESS.json`
+    lists the files and comes last.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     champion = registry.by_alias(use_case, "champion")
