@@ -42,7 +42,7 @@ ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 def loop(chosen: Settings, story: "Story", payments: int, api: "Api") -> Path:
     """Release, two replayed days, a retraining by request, an injected fault, a drill, labels, the page."""
-    os.environ[TOKEN] = secrets.token_hex(16)  # handed to the service and to nobody else
+    os.environ[TOKEN] = secrets.token_hex(16)  # the service that the release starts inherits it
     try:
         first_release(chosen, story)
         replayed(chosen, story, START, payments)

@@ -52,6 +52,7 @@ def explain(request_id: str, use_case: str) -> dict[str, Any]:
                 "threshold",
             )
         },
+        **({"others": record["others"]} if "others" in record else {}),
         "snapshot": found.snapshot,
         "commit": found.commit,
         "lock": found.lock,

@@ -74,7 +74,8 @@ class Decider:
     ) -> tuple[list[Answer | RowError], bytes]:
         served, manifest, n = self.served, self.served.manifest, len(ready)
         keys, sources, times, states, others, moments = zip(*ready, strict=True)
-        risks = [manifest.risks[grade(score, manifest.cuts)] for score in scores]
+        cuts, names = manifest.cuts, manifest.risks
+        risks = [names[grade(score, cuts)] for score in scores]
         stale = [state != "ok" for state in states] if manifest.stale == "flag" else [False] * n
         random = os.urandom(16 * n).hex()
         ids = [random[i : i + 32] for i in range(0, 32 * n, 32)]

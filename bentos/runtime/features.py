@@ -47,8 +47,8 @@ def dated(
     with a time of their own, `now` in epoch seconds [n], get no values that are younger than they are either.
     """
     n, moment = len(values), now.timestamp() if isinstance(now, datetime) else now
-    later = np.zeros(times.shape, dtype=bool) if isinstance(now, datetime) else times > moment
-    if later.any():
+    later = None if isinstance(now, datetime) else times > moment
+    if later is not None:
         for view, rows in zip(views, later, strict=True):
             values[np.ix_(rows, view.columns)] = np.nan
         times = np.where(later, 0, times)
@@ -74,7 +74,8 @@ def dated(
         missing = found & (count < len(views))
         never = np.iinfo(np.int64).max
         oldest = np.where(found, np.where(known, times, never).min(axis=0, initial=never), 0).tolist()
-    found, missing = found | later.any(axis=0), missing | later.any(axis=0)
+    if later is not None:
+        found, missing = found | later.any(axis=0), missing | later.any(axis=0)
     moments = {t: datetime.fromtimestamp(t, UTC) if t else None for t in set(oldest)}
     return FeatureRows(values, [moments[t] for t in oldest], found, expired, missing, ttls)
 

@@ -1,5 +1,6 @@
 """The scorer: an ONNX classifier behind float64 preprocessing, whose score of a row never depends on other rows."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def decide(score: float, threshold: float) -> bool:
 
 def grade(score: float, thresholds: Sequence[float]) -> int:
     """How many of the rising thresholds a score reaches: the position of its risk; NaN reaches none."""
-    return sum(decide(score, threshold) for threshold in thresholds)
+    return bisect_right(thresholds, score) if score == score else 0
 
 
 class Scorer:
