@@ -45,13 +45,24 @@ class Rows(RootModel[Any]):
 def one_or_many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
     """The body model for rows of one kind. A malformed row of a list becomes its own error, a single one a 400."""
     many = Annotated[list[Annotated[row, WrapValidator(_set_aside)]], Field(max_length=MAX_ROWS), Tag("rows")]  # type: ignore[valid-type]
-    body = Annotated[
+    body: Any = Annotated[
         Annotated[row, Tag("row")] | many,  # type: ignore[valid-type]
         Discriminator(lambda value: "rows" if isinstance(value, list) else "row"),
         Field(json_schema_extra={"example": example}),
     ]
+    return _rows(f"{row.__name__}s", row, body)
+
+
+def many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
+    """The body model for a list of rows of one kind; a malformed row becomes its own error."""
+    rows: Any = list[Annotated[row, WrapValidator(_set_aside)]]  # type: ignore[valid-type]
+    schema = {"example": [example]}
+    return _rows(f"{row.__name__}List", row, Annotated[rows, Field(max_length=MAX_ROWS, json_schema_extra=schema)])
+
+
+def _rows(name: str, row: type[BaseModel], body: Any) -> type[Rows]:
     return type(
-        f"{row.__name__}s",
+        name,
         (Rows,),
         {"__annotations__": {"root": body}, "__module__": row.__module__, "__doc__": Rows.__doc__, "row": row},
     )

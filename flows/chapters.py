@@ -65,11 +65,12 @@ def first_release(chosen: Settings, story: "Story") -> None:
     )
 
 
-def service_url(chosen: Settings) -> str:
+def service_url(chosen: Settings, use_case: str = USE_CASE) -> str:
     """Address of the running service."""
-    process = processes.running(chosen.home, local.process_name(USE_CASE))
+    name = local.process_name(use_case)
+    process = processes.running(chosen.home, name)
     if process is None:
-        raise processes.ProcessError("the service is not running; see service-churn.log")
+        raise processes.ProcessError(f"the service is not running; see {name}.log")
     return process.url
 
 
@@ -132,9 +133,9 @@ def retrained(chosen: Settings, story: "Story", moment: datetime, run: dict[str,
 
 def drill(chosen: Settings, story: "Story") -> None:
     """A candidate trained on shuffled labels: the gates must refuse it, and no path may release it."""
-    planted = train(USE_CASE, reason="drill", drill="shuffled_labels")
+    planted = train(story.use_case, reason="drill", drill="shuffled_labels")
     try:
-        release(USE_CASE, planted["version"])
+        release(story.use_case, planted["version"])
     except GateError as error:
         refused = str(error)
     else:

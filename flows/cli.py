@@ -37,13 +37,14 @@ def show(result: dict[str, Any]) -> None:
 
 @app.command()
 def demo(
-    customers: Annotated[int, typer.Option(min=600, help="customers replayed per month")] = 2_500,
+    customers: Annotated[int, typer.Option(min=600, help="customers replayed per month, or payments per day")] = 2_500,
     reset: Annotated[bool, typer.Option(help="start over even if the home holds other work")] = False,
+    use_case: UseCase = "churn",
 ) -> None:
-    """Run the whole closed loop on real purchases; ends with a page."""
+    """Run the whole closed loop on real purchases, or on another use case's data; ends with a page."""
     from flows.demo import demo as run
 
-    run(settings(), customers=customers, reset=reset, say=typer.echo)
+    run(settings(), customers=customers, reset=reset, say=typer.echo, use_case=use_case)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """demo: the closed loop on real purchases, from an empty home to a page that shows every step.
 
-Months of 1998 are replayed one after the other: the clock of the use case moves with them.
+Months of 1998 are replayed one after the other: the clock of the use case moves with them. Another use case has a
+shorter demo, on simulated payments, in `flows/episodes.py`.
 """
 
 import json
@@ -45,6 +46,7 @@ class Story:
 
     say: Callable[[str], None]
     home: Path
+    use_case: str = USE_CASE
     began: float = field(default_factory=time.monotonic)
     events: list[Event] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -66,10 +68,11 @@ def foreign(home: Path) -> bool:
         found = json.loads((home / MARKER).read_text())
     except (OSError, ValueError):
         return True
-    return bool(found.get("state") == "done" and found.get("history") != len(history.read(home, USE_CASE)))
+    kept_history = len(history.read(home, found.get("use_case", USE_CASE)))
+    return bool(found.get("state") == "done" and found.get("history") != kept_history)
 
 
-def fresh(chosen: Settings, *, reset: bool) -> None:
+def fresh(chosen: Settings, *, reset: bool, use_case: str = USE_CASE) -> None:
     """Empty the home of an earlier demo; work that is not a demo's is only removed when asked."""
     home = chosen.home
     if not reset and foreign(home):
@@ -84,17 +87,21 @@ def fresh(chosen: Settings, *, reset: bool) -> None:
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     home.mkdir(parents=True, exist_ok=True)
-    mark(home, "running")
+    mark(home, "running", use_case)
     environment.apply(home)
 
 
-def mark(home: Path, state: str) -> None:
+def mark(home: Path, state: str, use_case: str = USE_CASE) -> None:
     """Remember that the home is a demo's, and how much history it had when the demo ended."""
-    (home / MARKER).write_text(json.dumps({"state": state, "history": len(history.read(home, USE_CASE))}))
+    found = {"state": state, "history": len(history.read(home, use_case)), "use_case": use_case}
+    (home / MARKER).write_text(json.dumps(found))
 
 
-def demo(chosen: Settings, *, customers: int, reset: bool, say: Callable[[str], None]) -> Path:
-    """Run the loop; the page's path. Everything that it started is stopped, also on an error or Ctrl-C."""
+def demo(
+    chosen: Settings, *, customers: int, reset: bool, say: Callable[[str], None], use_case: str = USE_CASE
+) -> Path:
+    """Run a use case's loop; the page's path. Everything that it started is stopped, also on an error or Ctrl-C."""
+    loop = _player(use_case)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("BENTOFLOW_PREFECT_PORT", "0")  # any free one
     os.environ.setdefault("BENTOFLOW_SERVICE_PORT", "0")
@@ -105,11 +112,11 @@ def demo(chosen: Settings, *, customers: int, reset: bool, say: Callable[[str], 
             raise BentoflowError(
                 f"another demo is running in {chosen.home}; wait for it, or use another BENTOFLOW_HOME"
             )
-        fresh(chosen, reset=reset)
-        story = Story(say=say, home=chosen.home)
+        fresh(chosen, reset=reset, use_case=use_case)
+        story = Story(say=say, home=chosen.home, use_case=use_case)
         try:
             with _deployed(chosen, story) as api:
-                return _loop(settings(), story, customers, api)
+                return loop(settings(), story, customers, api)
         finally:
             for name in (stack.WORKER, *processes.names(chosen.home)):
                 processes.stop(chosen.home, name)
@@ -124,7 +131,7 @@ class _deployed:
     def __enter__(self) -> "Api":
         stack.start_server(self.chosen)
         self.story.tell("start", "a Prefect server of its own; the first start makes its database")
-        _prepared(self.chosen)
+        _prepared(self.chosen, self.story.use_case)
         url = stack.wait_server(self.chosen)
         os.environ["PREFECT_API_URL"] = url
         self.pool = ThreadPoolExecutor(1)
@@ -140,14 +147,24 @@ class _deployed:
         os.environ.pop("PREFECT_API_URL", None)
 
 
-def _prepared(chosen: Settings) -> None:
+def _player(use_case: str) -> "Callable[[Settings, Story, int, Api], Path]":
+    """What plays a use case's demo; BentoflowError if it has none."""
+    from flows import episodes
+
+    players = {USE_CASE: _loop, episodes.USE_CASE: episodes.loop}
+    if use_case not in players:
+        raise BentoflowError(f"no demo of {use_case!r}; there are those of {', '.join(players)}")
+    return players[use_case]
+
+
+def _prepared(chosen: Settings, use_case: str) -> None:
     """What takes seconds and needs no Prefect server, while that starts: imports, and MLflow's database."""
     from bentos.runtime import online
     from flows import chapters  # noqa: F401
     from flows.stores import registry
 
     online.warm()
-    registry.connect(USE_CASE, chosen.home)
+    registry.connect(use_case, chosen.home)
 
 
 class Api:

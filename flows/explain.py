@@ -12,7 +12,7 @@ import pandas as pd
 
 from bentos.runtime import manifest
 from bentos.runtime.manifest import Manifest
-from bentos.runtime.scorer import Scorer, decide
+from bentos.runtime.scorer import Scorer, grade
 from flows import usecases
 from flows.errors import StoreError
 from flows.settings import settings
@@ -34,7 +34,7 @@ def explain(request_id: str, use_case: str) -> dict[str, Any]:
     x = np.array([[record["features"].get(n) for n in scorer.manifest.names]], dtype=np.float64)
     again = float(scorer.score(x)[0])
     found = scorer.manifest
-    decision = found.risks[int(decide(again, found.threshold))]
+    decision = found.risks[grade(again, found.cuts)]
     return {
         **{
             k: record[k]
@@ -52,6 +52,7 @@ def explain(request_id: str, use_case: str) -> dict[str, Any]:
                 "threshold",
             )
         },
+        **({"others": record["others"]} if "others" in record else {}),
         "snapshot": found.snapshot,
         "commit": found.commit,
         "lock": found.lock,
@@ -76,7 +77,7 @@ def reproduce(use_case: str, number: str, tolerance: float = 1e-6) -> dict[str, 
         events = tables.read_snapshot(home / "snapshots" / use_case, kept.snapshot)
         joined = rebuilt(use_case, events, cohorts.utc(facts["as_of"]), Path(folder) / "home")
     everything = candidate.table(case, joined, kept.names)
-    held_out = everything.times == np.datetime64(cohorts.utc(facts["test_cutoff"]).tz_localize(None))
+    held_out = everything.times >= np.datetime64(cohorts.utc(facts["test_cutoff"]).tz_localize(None))
     training, test = everything.part(~held_out), everything.part(held_out)
     if facts.get("drill") == "shuffled_labels":
         training = candidate.mislabelled(training, kept.seed)

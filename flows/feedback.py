@@ -20,6 +20,7 @@ from flows.settings import settings
 from flows.steps import cohorts, live, metrics, page
 from flows.stores import answers, bentos, history, prepared, registry, tables, transaction
 from flows.stores import labels as label_store
+from flows.usecases.spec import UseCase
 
 RANKED = ("roc_auc", "average_precision", "brier_skill", "calibration_error")
 DECIDED = ("accuracy", "precision", "recall")
@@ -37,6 +38,8 @@ def from_events(name: str, frame: pd.DataFrame, snapshot: str, as_of: pd.Timesta
     if mature.empty:
         return mature.assign(label=pd.Series(dtype="int64"))
     events = tables.read_snapshot(home / "snapshots" / name, snapshot)
+    if case.build_labels is None:
+        return of_events(case, mature, events)
     parts = [
         group.assign(label=case.build_labels(events, group["entity"], cohorts.utc(str(moment))).to_numpy())
         for moment, group in mature.groupby(mature["time"].dt.floor("D"))
@@ -44,9 +47,19 @@ def from_events(name: str, frame: pd.DataFrame, snapshot: str, as_of: pd.Timesta
     return pd.concat(parts, ignore_index=True)
 
 
+def of_events(case: UseCase, answered: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
+    """The label of the very event that each answer was about: of the same entities, at the same time."""
+    on = [*case.keys, case.time]
+    known = events[[*on, case.label]].dropna(subset=[case.label]).drop_duplicates(on)
+    known = known.rename(columns={case.entity: "entity", case.time: "time", case.label: "label"})
+    known["time"] = known["time"].astype(answered["time"].dtype)
+    found = answered.merge(known, on=["entity", "time", *case.keys[1:]], how="inner", validate="m:1")
+    return found.assign(label=found["label"].astype("int64"))
+
+
 @task(cache_policy=NO_CACHE)
 def collect(path: Path) -> pd.DataFrame:
-    """The answers of one journal segment: request, time, entity (None if the row named none), score, release, arm."""
+    """The answers of one journal segment: request, time, entities (None if the row named none), score, release, arm."""
     records = [r for r in journal.read(path) if not r.get("smoke")]
     entities = [r["entity"] for r in records]
     return pd.DataFrame(
@@ -59,6 +72,7 @@ def collect(path: Path) -> pd.DataFrame:
             "release": [r["release"] for r in records],
             "arm": [r["arm"] for r in records],
             "state": [r["state"] for r in records],
+            **{key: [r["others"][key] for r in records] for key in (records[0].get("others", {}) if records else ())},
         }
     )
 

@@ -17,7 +17,7 @@ from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps import cohorts, contract, privacy, quality
 from flows.stores import features, locks, prepared, tables
-from flows.usecases.spec import PathSource, Source, UseCase
+from flows.usecases.spec import PathSource, SimulatedSource, Source, UseCase
 
 
 @task(retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
@@ -59,7 +59,7 @@ def _quarantine(bad: pd.DataFrame | None, name: str) -> Path | None:
 def snapshot(good: pd.DataFrame, name: str, as_of: pd.Timestamp | None) -> tables.Snapshot:
     """Mask, cut at `as_of` and keep as an immutable snapshot; the same rows give the same snapshot."""
     use_case = usecases.load(name)
-    known = good if as_of is None else good[good[use_case.time] < as_of]
+    known = good if as_of is None else cohorts.known(use_case, good, as_of)
     if len(known) < use_case.contract.min_rows:
         raise ContractError(
             f"{len(known)} rows of {name} before {as_of}, the contract asks for {use_case.contract.min_rows}"
@@ -71,11 +71,11 @@ def snapshot(good: pd.DataFrame, name: str, as_of: pd.Timestamp | None) -> table
 
 @task(cache_policy=NO_CACHE)
 def feature_partition(
-    folder: Path, snapshot_id: str, name: str, as_of: pd.Timestamp, home: Path
-) -> pd.Timestamp | None:
-    """Features of everybody known at one moment of the grid; gives the moment if the partition changed."""
-    events = tables.read_snapshot(folder, snapshot_id)
-    return as_of if features.write_partition(usecases.load(name), events, as_of, home) else None
+    folder: Path, snapshot_id: str, name: str, moments: list[pd.Timestamp], home: Path
+) -> list[pd.Timestamp]:
+    """Features of everybody known at a month's moments of the grid; the moments whose partition changed."""
+    events, case = tables.read_snapshot(folder, snapshot_id), usecases.load(name)
+    return [moment for moment in moments if features.write_partition(case, events, moment, home)]
 
 
 @task(cache_policy=NO_CACHE)
@@ -85,20 +85,24 @@ def materialise(name: str, end: pd.Timestamp, home: Path) -> str:
     store = features.open_store(home)
     features.apply(store)
     newest = max(cohorts.grid(use_case, _first(use_case), end))
-    path = home / "features" / name / f"as_of={newest:%Y-%m-%d}.parquet"
-    if features.holds(store, home, name, path):
-        return "online store unchanged"
-    views = [v.name for v in features.service_views(store, use_case.feature_service)]
-    since = newest - pd.Timedelta(seconds=1)
-    features.materialise(store, views, start=since.to_pydatetime(), end=end.to_pydatetime())
-    known = pd.read_parquet(path, columns=[use_case.entity])[use_case.entity].tolist()
-    online.pack(home, entity=use_case.entity, feature_service=use_case.feature_service, ids=known)
-    features.remember_online(store, home, name, path)
-    return f"online store holds the features of {newest.date()}"
+    since, views = newest - pd.Timedelta(seconds=1), features.service_views(store, use_case.feature_service)
+    changed = False
+    for key in use_case.keys:
+        path = features.partition(home, use_case, key, newest)
+        label = name if key == use_case.entity else f"{name}-{key}"
+        if features.holds(store, home, label, path):
+            continue
+        mine = [v.name for v in views if list(v.join_keys) == [key]]
+        features.materialise(store, mine, start=since.to_pydatetime(), end=end.to_pydatetime())
+        known = pd.read_parquet(path, columns=[key])[key].tolist()
+        online.pack(home, entity=key, feature_service=use_case.feature_service, ids=known)
+        features.remember_online(store, home, label, path)
+        changed = True
+    return f"online store holds the features of {newest.date()}" if changed else "online store unchanged"
 
 
 def _first(use_case: UseCase) -> pd.Timestamp:
-    return cohorts.utc(use_case.first_cutoff) - pd.DateOffset(months=1)
+    return cohorts.utc(use_case.first_cutoff) - pd.tseries.frequencies.to_offset(use_case.grid)
 
 
 def build_feature_tables(
@@ -106,11 +110,12 @@ def build_feature_tables(
 ) -> list[pd.Timestamp]:
     """Map `feature_partition` over the grid up to `end`; the moments whose partition changed."""
     use_case = usecases.load(use_case_name)
-    moments = cohorts.grid(use_case, _first(use_case), end)
-    done = feature_partition.map(
-        unmapped(snap.path.parent), unmapped(snap.id), unmapped(use_case_name), moments, unmapped(home)
-    ).result()
-    return [moment for moment in done if moment is not None]
+    months: dict[str, list[pd.Timestamp]] = {}
+    for moment in cohorts.grid(use_case, _first(use_case), end):
+        months.setdefault(f"{moment:%Y-%m}", []).append(moment)
+    constant = [unmapped(x) for x in (snap.path.parent, snap.id, use_case_name)]
+    done = feature_partition.map(*constant, list(months.values()), unmapped(home)).result()
+    return [moment for month in done for moment in month]
 
 
 @flow(name="prepare", task_runner=task_runner())
@@ -158,9 +163,13 @@ def prepare(
 
 
 def _override(source: Source, changes: dict[str, Any] | None) -> Source:
-    """The declared source with some of its fields replaced for one run."""
+    """The declared source with some of its fields replaced for one run; a simulation also gives way to a file."""
     if not changes:
         return source
+    if isinstance(source, SimulatedSource) and "settings" in changes:
+        changes = {**changes, "settings": tuple({**dict(source.settings), **dict(changes["settings"])}.items())}
+    elif isinstance(source, SimulatedSource):
+        source = PathSource(url="", format="parquet")
     if isinstance(source, PathSource) and changes.get("format", source.format) != source.format:
         changes = {"names": (), "skip_rows": 0, **changes}
     try:

@@ -1,6 +1,7 @@
 """score: batch scoring of a table to parquet through the scorer that also serves, one output file per partition."""
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from bentos.runtime import request
+from bentos.runtime.features import owners
 from bentos.runtime.home import replace
-from bentos.runtime.scorer import Scorer, decide
+from bentos.runtime.scorer import Scorer, grade
 from flows import usecases
 from flows.errors import ContractError, ReleaseError, StoreError
 from flows.runner import task_runner
@@ -22,12 +25,12 @@ from flows.stores import bentos, features, prepared, registry, tables
 from flows.usecases.spec import Contract, PathSource, UseCase
 
 
-def score_frame(scorer: Scorer, joined: pd.DataFrame, risks: tuple[str, str]) -> pd.DataFrame:
+def score_frame(scorer: Scorer, joined: pd.DataFrame) -> pd.DataFrame:
     """Score and decision per row of a frame that holds the manifest's features; NaN is filled as the service does."""
-    x = joined[scorer.manifest.names].to_numpy(dtype=np.float64)
+    x, found = joined[scorer.manifest.names].to_numpy(dtype=np.float64), scorer.manifest
     scores = scorer.score(x)
-    positive = [decide(float(s), scorer.manifest.threshold) for s in scores]
-    return pd.DataFrame({"score": scores, "decision": [risks[int(p)] for p in positive]}, index=joined.index)
+    decided = [found.risks[grade(float(s), found.cuts)] for s in scores]
+    return pd.DataFrame({"score": scores, "decision": decided}, index=joined.index)
 
 
 def partitions(frame: pd.DataFrame, rows: int) -> list[pd.DataFrame]:
@@ -45,40 +48,74 @@ def score_partition(
     if path.exists():
         return path.name, False
     scorer = Scorer.load(bentos.model_folder(release))
-    rows = part[[case.entity]].assign(event_timestamp=as_of).astype({"event_timestamp": "datetime64[us, UTC]"})
-    joined = features.point_in_time(features.open_store(home), rows, scorer.manifest.feature_service)
-    scored = score_frame(scorer, joined, scorer.manifest.risks)
-    known = joined[case.entity].isin(pd.read_parquet(newest_partition(home, name, as_of))[case.entity])
-    expired = known & joined[scorer.manifest.names].isna().all(axis=1)
-    state = np.where(~known, "unknown", np.where(expired, "expired", "ok"))
-    refused = ~known | (expired & (scorer.manifest.stale == "reject"))  # as the service answers 404 and 409
-    result = pd.concat([joined[[case.entity]], scored], axis=1).assign(features=state, release=release, as_of=as_of)
+    store, service = features.open_store(home), scorer.manifest.feature_service
+    joined = features.point_in_time(store, cohorts.asked(case, part, as_of), service)
+    scored = score_frame(scorer, joined)
+    state = states(case, joined, owners(store, store.get_feature_service(service)), home)
+    refused = (state == "unknown") | ((state != "ok") & (scorer.manifest.stale == "reject"))  # as a 404 and a 409
+    shown = [*case.keys, *(["event_timestamp"] if case.by_event else [])]
+    result = pd.concat([joined[shown], scored], axis=1).assign(features=state, release=release, as_of=as_of)
     result.loc[refused, "score"] = np.nan
     result.loc[refused, "decision"] = None
     tables.write_table(result, path)
     return path.name, True
 
 
-def newest_partition(home: Path, use_case: str, as_of: pd.Timestamp) -> Path:
-    """The newest feature partition up to a moment; StoreError if nothing was prepared until then."""
+def states(case: UseCase, joined: pd.DataFrame, names: Mapping[str | None, list[str]], home: Path) -> "pd.Series[str]":
+    """Of each row `ok`, or as the service says: `unknown` entities, one of several `missing`, `expired` features."""
+    nobody = pd.Series(False, index=joined.index)
+    somebody, lacking, expired = nobody, nobody, nobody
+    for key in case.keys:
+        known = is_known(case, joined, key, home)
+        somebody, lacking = somebody | known, lacking | ~known
+        expired = expired | (known & joined[names[key]].isna().all(axis=1))
+    state = np.select([~somebody, expired, lacking], ["unknown", "expired", "missing"], "ok")
+    return pd.Series(state, index=joined.index)
+
+
+def is_known(case: UseCase, joined: pd.DataFrame, key: str, home: Path) -> "pd.Series[bool]":
+    """Whether the newest feature partition up to each row's time has the row's entity."""
+    known = pd.Series(False, index=joined.index)
+    for day, rows in joined.groupby(joined["event_timestamp"].dt.floor("D")):
+        path = features.partition(home, case, key, newest_moment(home, case.name, cohorts.utc(str(day))))
+        known[rows.index] = rows[key].isin(pd.read_parquet(path, columns=[key])[key])
+    return known
+
+
+def newest_moment(home: Path, use_case: str, as_of: pd.Timestamp) -> pd.Timestamp:
+    """The moment of the newest feature partition up to another; StoreError if nothing was prepared until then."""
     found = [
-        p
+        moment
         for p in (home / "features" / use_case).glob("as_of=*.parquet")
-        if cohorts.utc(p.stem.removeprefix("as_of=")) <= as_of
+        if (moment := cohorts.utc(p.stem.removeprefix("as_of="))) <= as_of
     ]
     if not found:
         raise StoreError(f"no features of {use_case} up to {as_of.date()}: run `bentoflow prepare`")
     return max(found)
 
 
-def entities(table: str, case: UseCase) -> pd.DataFrame:
-    """The entity column of a parquet or csv table; ContractError if it is not there or a value is no entity."""
+def rows_of(table: str, case: UseCase) -> pd.DataFrame:
+    """What identifies a row, from a parquet or csv table: entities, and of events their time and what requests bring.
+
+    ContractError if a column is not there or a value breaks the contract.
+    """
     frame = tables.read(PathSource(url=table, format="csv" if ".csv" in Path(table).name else "parquet"))
-    if case.entity not in frame:
-        raise ContractError(f"{table} has no column {case.entity!r}, it has {', '.join(map(str, frame.columns))}")
-    column = next(c for c in case.contract.columns if c.name == case.entity)
-    checked = contract.check(frame[[case.entity]], Contract(columns=(column,), max_bad_share=0, max_duplicate_share=1))
-    return checked.good
+    needed = (*case.keys, *((case.time, *request.numbers(case.request)) if case.by_event else ()))
+    if missing := [name for name in needed if name not in frame]:
+        raise ContractError(f"{table} has no column {missing[0]!r}, it has {', '.join(map(str, frame.columns))}")
+    columns = tuple(c for c in case.contract.columns if c.name in needed)
+    wanted = Contract(columns=columns, max_bad_share=0, max_duplicate_share=1)
+    return contract.check(frame[list(needed)], wanted).good
+
+
+def everybody(case: UseCase, snapshot: str, moment: pd.Timestamp, home: Path) -> pd.DataFrame:
+    """Every entity known at a moment; of events those of the day before it."""
+    if not case.by_event:
+        known = features.partition(home, case, case.entity, newest_moment(home, case.name, moment))
+        return rows_of(str(known), case)
+    events = tables.read_snapshot(home / "snapshots" / case.name, snapshot)
+    day = (events[case.time] >= moment - pd.Timedelta(days=1)) & (events[case.time] < moment)
+    return events.loc[day, [*case.keys, case.time, *request.numbers(case.request)]].reset_index(drop=True)
 
 
 @flow(name="score", task_runner=task_runner())
@@ -89,11 +126,12 @@ def score(
     as_of: datetime | None = None,
     partition_rows: int = 50_000,
 ) -> dict[str, Any]:
-    """Score the entities of a parquet or csv table (a path or fsspec URL) with the champion; parquet files in `out`.
+    """Score the rows of a parquet or csv table (a path or fsspec URL) with the champion; parquet files in `out`.
 
-    Without a table everybody known at the newest prepare is scored. The result lies in `out`, by default below
-    `scores/` in the home, in one folder per moment, release and snapshot. Unknown entities get no score. A killed run
-    goes on where it stopped; the same run again computes nothing. `_SUCCESS.json` lists the files and comes last.
+    Without a table everybody known at the newest prepare is scored, or the events of the day before it. The result
+    lies in `out`, by default below `scores/` in the home, in one folder per moment, release and snapshot. Unknown
+    entities get no score. A killed run goes on where it stopped; the same run again computes nothing. `_SUCCESS.json`
+    lists the files and comes last.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     champion = registry.by_alias(use_case, "champion")
@@ -101,7 +139,7 @@ def score(
         raise ReleaseError(f"{use_case} has no released champion: run `bentoflow train` and `bentoflow release`")
     snapshot, newest = prepared.latest(home, use_case)
     moment = cohorts.utc(pd.Timestamp(as_of)) if as_of else newest
-    frame = entities(table or str(newest_partition(home, use_case, moment)), case)
+    frame = rows_of(table, case) if table else everybody(case, snapshot, moment, home)
     release = champion.tags["release"]
     label = f"{moment:%Y-%m-%dT%H%M}_{release.split(':')[-1]}_{snapshot[:8]}"
     folder = (Path(out) if out else home / "scores" / use_case) / label

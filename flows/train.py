@@ -29,7 +29,7 @@ Drill = Literal["shuffled_labels"]
 
 @task(cache_policy=NO_CACHE)
 def assemble(name: str, snapshot: str, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
-    """Entities and labels at every cut-off, joined with the features of that moment; one row per entity and cut-off."""
+    """Labelled rows, each joined with the features of its own time."""
     events = tables.read_snapshot(home / "snapshots" / name, snapshot)
     return features.training_frame(features.open_store(home), usecases.load(name), events, as_of)
 
@@ -105,7 +105,7 @@ def _train(case: UseCase, as_of: datetime | None, reason: str, drill: Drill | No
     snapshot, moment = _known(case, as_of, home)
     with locks.held(home, f"data-{case.name}", wait=True):  # so that no prepare rewrites the features meanwhile
         joined = assemble(case.name, snapshot, moment, home)
-    cutoff = cohorts.split(case, moment).test
+    cutoff = cohorts.test_start(case, moment)
     training, test = _split(case, joined, cutoff, drill, home)
     champion, rival = versions.rival(case, joined, cutoff, home) or (None, None)
     facts = {
@@ -161,10 +161,9 @@ def _known(case: UseCase, as_of: datetime | None, home: Path) -> tuple[str, pd.T
 def _split(
     case: UseCase, joined: pd.DataFrame, cutoff: pd.Timestamp, drill: Drill | None, home: Path
 ) -> tuple[Table, Table]:
-    """Training rows, with the drill's fault planted, and the held-out ones of the newest cut-off."""
-    names = features.feature_names(features.open_store(home), case.feature_service)
-    everything = candidates.table(case, joined, names)
-    held_out = everything.times == np.datetime64(cutoff.tz_localize(None))
+    """Training rows, with the drill's fault planted, and the held-out ones, from the cut-off on."""
+    everything = candidates.table(case, joined, features.input_names(features.open_store(home), case))
+    held_out = everything.times >= np.datetime64(cutoff.tz_localize(None))
     training = everything.part(~held_out)
     if drill == "shuffled_labels":
         training = candidates.mislabelled(training, case.seed)

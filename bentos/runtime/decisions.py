@@ -9,10 +9,11 @@ from typing import Any
 import orjson
 
 from bentos.runtime.answers import GAP, Answer, Form, RowError, texts
-from bentos.runtime.inputs import Gatherer, Input
+from bentos.runtime.events import gatherer
+from bentos.runtime.inputs import Input
 from bentos.runtime.model import Floats
 from bentos.runtime.release import Release
-from bentos.runtime.scorer import decide
+from bentos.runtime.scorer import grade
 
 JSON = {word: orjson.dumps(word) for word in (True, False, None, "online", "request", "ok", "expired", "missing")}
 
@@ -23,19 +24,20 @@ class Decider:
     def __init__(self, arm: str, served: Release) -> None:
         manifest = served.manifest
         self.arm, self.served = arm, served
-        self._gatherer = Gatherer(manifest, served.reader, served.scorer.preprocess)
+        self._gatherer = gatherer(manifest, served.reader, served.scorer.preprocess)
         fixed = {"model_version": served.model_version, "release": served.release, "arm": arm}
         features = dict.fromkeys(manifest.names, GAP)
         score = {"score": GAP, "decision": GAP, "features": features, "event_time": GAP}
         self._record = Form(
             {"request_id": GAP, "entity": GAP}
+            | ({"others": dict.fromkeys(manifest.others, GAP)} if manifest.others else {})
             | score
             | dict.fromkeys(("source", "state", "smoke", "time", "wall"), GAP)
             | {"threshold": manifest.threshold}
             | fixed
         )
         decision = {"probability": GAP, "risk": GAP, "features": features, "event_time": GAP, "stale": GAP}
-        self._answer = Form({"request_id": GAP, manifest.entity: GAP} | decision | fixed)
+        self._answer = Form({"request_id": GAP} | dict.fromkeys(manifest.keys, GAP) | decision | fixed)
 
     def decide(
         self,
@@ -84,14 +86,16 @@ class Decider:
         ids: Sequence[str],
     ) -> tuple[list[Answer | RowError], bytes]:
         served, manifest, n = self.served, self.served.manifest, len(ready)
-        keys, sources, times, states = zip(*ready, strict=True)
-        risks = [manifest.risks[decide(score, manifest.threshold)] for score in scores]
+        keys, sources, times, states, others, moments = zip(*ready, strict=True)
+        cuts, names = manifest.cuts, manifest.risks
+        risks = [names[grade(score, cuts)] for score in scores]
         stale = [state != "ok" for state in states] if manifest.stale == "flag" else [False] * n
         flat = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].replace(b"],[", b",").split(b",")
         width = len(manifest.names)
         shared = [
             ('"' + '","'.join(ids) + '"').encode().split(b","),
             texts(keys),
+            *(texts([row[j] for row in others]) for j in range(len(manifest.others))),
             texts(scores),
             _words(risks),
             *(flat[j::width] for j in range(width)),
@@ -104,7 +108,9 @@ class Decider:
                 _words(sources),
                 _words(states),
                 _words(smoke),
-                [orjson.dumps(now.isoformat())] * n,
+                _moments([moment or now for moment in moments])
+                if manifest.time
+                else [orjson.dumps(now.isoformat())] * n,
                 [orjson.dumps(wall.isoformat())] * n,
             ]
         )

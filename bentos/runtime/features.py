@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,13 +36,22 @@ class View:
 
 
 def dated(
-    values: npt.NDArray[np.float64], times: npt.NDArray[np.int64], views: Sequence[View], now: datetime
+    values: npt.NDArray[np.float64],
+    times: npt.NDArray[np.int64],
+    views: Sequence[View],
+    now: datetime | npt.NDArray[np.float64],
 ) -> FeatureRows:
     """Values with expired ones removed; `times` [views, n] are event times in epoch seconds, 0 where nothing is known.
 
-    Feast's online store hands out values of any age; its offline join keeps those of age <= ttl, and so do we.
+    Feast's online store hands out values of any age; its offline join keeps those of age <= ttl, and so do we. Rows
+    with a time of their own, `now` in epoch seconds [n], get no values that are younger than they are either.
     """
-    n, moment = len(values), now.timestamp()
+    n, moment = len(values), now.timestamp() if isinstance(now, datetime) else now
+    later = None if isinstance(now, datetime) else times > moment
+    if later is not None:
+        for view, rows in zip(views, later, strict=True):
+            values[np.ix_(rows, view.columns)] = np.nan
+        times = np.where(later, 0, times)
     expired = np.zeros(n, dtype=bool)
     ttls: list[timedelta | None] = [None] * n
     for view, seconds in zip(views, times, strict=True):
@@ -64,5 +74,21 @@ def dated(
         missing = found & (count < len(views))
         never = np.iinfo(np.int64).max
         oldest = np.where(found, np.where(known, times, never).min(axis=0, initial=never), 0).tolist()
+    if later is not None:
+        found, missing = found | later.any(axis=0), missing | later.any(axis=0)
     moments = {t: datetime.fromtimestamp(t, UTC) if t else None for t in set(oldest)}
     return FeatureRows(values, [moments[t] for t in oldest], found, expired, missing, ttls)
+
+
+def key_of(store: Any, view: str) -> str | None:
+    """The join key of a feature view that has exactly one."""
+    keys = list(store.registry.get_any_feature_view(view, store.project).join_keys)
+    return keys[0] if len(keys) == 1 else None
+
+
+def owners(store: Any, service: Any) -> dict[str | None, list[str]]:
+    """The features of a service by the join key of their views, in order."""
+    found: dict[str | None, list[str]] = {}
+    for projection in service.feature_view_projections:
+        found.setdefault(key_of(store, projection.name), []).extend(f.name for f in projection.features)
+    return found

@@ -26,12 +26,15 @@ class Input(NamedTuple):
     """A row ready to score: where its values come from, their event time and how fresh they are.
 
     A row that brings its features may name no entity (key None); the row must say so, a key left out is refused.
+    `others` are the keys of its further entities, `moment` its own time, where it brings one.
     """
 
     key: Key | None
     source: Literal["online", "request"]
     event_time: datetime | None
     state: Literal["ok", "expired", "missing"]
+    others: tuple[Key, ...] = ()
+    moment: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from bentos.runtime.request import RequestFeature
+
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 GOLDEN = "golden.json"  # {"rows": [{feature: value or null}], "scores": [float]}
 REFERENCE = "reference.json"  # column sketches of the holdout's features and scores
 REFERENCE_PROFILE = "reference.bin"
+OMITTED = ("others", "request", "time", "thresholds")  # while empty: hashes of manifests without them stay as they are
 
 
 class ManifestError(ValueError):
@@ -30,7 +33,12 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What ties a model to its inputs, threshold, reference and origin; written by train, read everywhere."""
+    """What ties a model to its inputs, threshold, reference and origin; written by train, read everywhere.
+
+    `others` are keys of further entities of a row, `request` the inputs that it brings itself (the last of `features`),
+    `time` the field with its own time, if it has one. `thresholds` rise, one between each two of `risks`; the decision
+    is taken at `threshold`, which is one of them. Without them there are two risks.
+    """
 
     format: int = 1
     use_case: str
@@ -38,7 +46,7 @@ class Manifest:
     feature_service: str
     features: tuple[Feature, ...]
     threshold: float
-    risks: tuple[str, str]
+    risks: tuple[str, ...]
     stale: Literal["reject", "default", "flag"]
     engine: str
     estimator: str
@@ -52,11 +60,30 @@ class Manifest:
     reasons: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)  # file name -> sha256
+    others: tuple[str, ...] = ()
+    request: tuple[RequestFeature, ...] = ()
+    time: str = ""
+    thresholds: tuple[float, ...] = ()
 
     @property
     def names(self) -> list[str]:
         """Feature names in the order of the model's inputs."""
         return [f.name for f in self.features]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The join keys of every entity of a row, the main one first."""
+        return (self.entity, *self.others)
+
+    @property
+    def cuts(self) -> tuple[float, ...]:
+        """The thresholds between the risks, rising."""
+        return self.thresholds or (self.threshold,)
+
+    @property
+    def stored(self) -> list[str]:
+        """Names of the features that the feature store has, in order."""
+        return self.names[: len(self.names) - len(self.request)]
 
     def digest(self) -> str:
         """sha256 of the canonical JSON, hex."""
@@ -64,7 +91,8 @@ class Manifest:
 
     def dump(self) -> str:
         """Canonical JSON: sorted keys, no NaN."""
-        return json.dumps(asdict(self), sort_keys=True, allow_nan=False, indent=1)
+        content = {name: value for name, value in asdict(self).items() if value or name not in OMITTED}
+        return json.dumps(content, sort_keys=True, allow_nan=False, indent=1)
 
 
 def sha256(path: Path) -> str:
@@ -81,7 +109,15 @@ def parse(text: str) -> Manifest:
         raw["features"] = tuple(Feature(**f) for f in raw["features"])
         raw["risks"] = tuple(raw["risks"])
         raw["reasons"] = tuple(raw["reasons"])
-        return Manifest(**raw)
+        raw["request"] = tuple(RequestFeature(**f) for f in raw.get("request", ()))
+        for name in ("others", "thresholds"):
+            raw[name] = tuple(raw.get(name, ()))
+        manifest = Manifest(**raw)
+        if len(manifest.cuts) != len(manifest.risks) - 1:
+            raise ManifestError(
+                f"{len(manifest.risks)} risks with {len(manifest.cuts)} thresholds: one less is needed; train again"
+            )
+        return manifest
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ManifestError(f"not a manifest: {error}") from error
 

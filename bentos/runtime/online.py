@@ -17,7 +17,7 @@ import numpy.typing as npt
 import typeguard
 import yaml
 
-from bentos.runtime.features import FeatureRows, View, dated
+from bentos.runtime.features import FeatureRows, View, dated, key_of, owners
 from bentos.runtime.home import ROOT
 from bentos.runtime.packed import Ask, Pack, RedisPack, SqlitePack
 
@@ -116,7 +116,13 @@ class FeatureReader:
         self.entity, self.names, self.views = entity, tuple(names), tuple(views)
         self._store, self._service = store, service
         self._lock = threading.Lock()
-        self._held = [f.name for p in service.feature_view_projections for f in p.features]
+        mine = [p for p in service.feature_view_projections if key_of(store, p.name) in (entity, None)]
+        self._asked: Any = (
+            service
+            if len(mine) == len(service.feature_view_projections)
+            else [f"{p.name_to_use()}:{f.name}" for p in mine for f in p.features]
+        )
+        self._held = [f.name for p in mine for f in p.features]
         self._all_views = views_of(store, service, self._held)
         self._pack = open_pack(store, service, entity, self._held, self._all_views, self._ask)
         self._columns = [self._held.index(name) for name in self.names]
@@ -131,13 +137,15 @@ class FeatureReader:
     def open(
         cls, home: Path, *, entity: str, feature_service: str, names: Sequence[str], root: Path = ROOT
     ) -> "FeatureReader":
-        """A reader of `names` from a feature service, tried once; OnlineError says what is missing."""
+        """A reader of the entity's own among `names`, tried once; OnlineError says what is missing."""
         config = repo_config(home, root=root)
         from feast import FeatureStore
 
         try:
             store = FeatureStore(config=config)
             service = store.get_feature_service(feature_service)
+            foreign = {n for key, own in owners(store, service).items() if key not in (entity, None) for n in own}
+            names = [name for name in names if name not in foreign]
             views = views_of(store, service, names)
             reader = cls(store, service, entity=entity, names=names, views=views)
             reader.read(["0" if "STRING" in _key_types(store, entity) else 0], datetime.now(UTC))
@@ -150,8 +158,8 @@ class FeatureReader:
             ) from error
         return reader
 
-    def read(self, ids: Sequence[Any], now: datetime) -> FeatureRows:
-        """What is known at `now` about each entity, in one call."""
+    def read(self, ids: Sequence[Any], now: datetime | npt.NDArray[np.float64]) -> FeatureRows:
+        """What is known about each entity, in one call, at `now` or at each row's own time in epoch seconds."""
         if not len(ids):
             return dated(np.empty((0, len(self.names))), np.empty((len(self.views), 0), np.int64), self.views, now)
         with self._lock:
@@ -183,7 +191,7 @@ class FeatureReader:
 
     def _ask(self, ids: Sequence[Any]) -> npt.NDArray[np.float64]:
         """The same from Feast itself, in one call."""
-        response = self._store.get_online_features(features=self._service, entity_rows={self.entity: list(ids)})
+        response = self._store.get_online_features(features=self._asked, entity_rows={self.entity: list(ids)})
         found = response.to_dict(include_event_timestamps=True)
         rows = [found[name] for name in self._held]
         rows += [found[f"{self._held[v.columns[0]]}__ts"] for v in self._all_views]
@@ -197,7 +205,7 @@ def pack(home: Path, *, entity: str, feature_service: str, ids: Sequence[Any], r
 
     store = FeatureStore(config=config)
     service = store.get_feature_service(feature_service)
-    names = [f.name for p in service.feature_view_projections for f in p.features]
+    names = owners(store, service).get(entity, [])
     reader = FeatureReader(store, service, entity=entity, names=names, views=views_of(store, service, names))
     return reader.pack(ids)
 

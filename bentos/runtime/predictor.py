@@ -14,9 +14,10 @@ from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.arms import UNEXPECTED, Arms, described, placed
 from bentos.runtime.batcher import Batcher, Overloaded
 from bentos.runtime.decisions import Decider
+from bentos.runtime.joined import Reader, open_reader
 from bentos.runtime.journal import Journal, JournalError
 from bentos.runtime.manifest import Manifest
-from bentos.runtime.online import FeatureReader, warm
+from bentos.runtime.online import warm
 from bentos.runtime.release import Release, load_release
 from bentos.runtime.rollout import CHAMPION, Arm, Rollout, rollout_path
 from bentos.runtime.shadow import Shadows
@@ -45,7 +46,7 @@ class Predictor:
         locate: Callable[[str], Path],
         *,
         release: str | None = None,
-        open_reader: Callable[[Manifest], FeatureReader] | None = None,
+        open_reader: Callable[[Manifest], Reader] | None = None,
         max_rows: int = 256,
         max_queued: int = 50_000,
         fsync: bool = False,
@@ -144,10 +145,8 @@ class Predictor:
             "problem": self.watcher.problem,
         }
 
-    def _feature_reader(self, manifest: Manifest) -> FeatureReader:
-        return FeatureReader.open(
-            self.home, entity=manifest.entity, feature_service=manifest.feature_service, names=manifest.names
-        )
+    def _feature_reader(self, manifest: Manifest) -> Reader:
+        return open_reader(self.home, manifest)
 
     def _load(self, tag: str) -> Release:
         return load_release(self._locate(tag), self.use_case, self._open_reader)

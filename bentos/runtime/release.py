@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from bentos.runtime.joined import Reader
 from bentos.runtime.manifest import GOLDEN, Manifest
-from bentos.runtime.online import FeatureReader
 from bentos.runtime.scorer import Floats, Scorer
 
 RELEASE = "release.json"  # {"release": id, "model_version": "3", ...}
@@ -29,10 +29,10 @@ class Release:
     model_version: str
     manifest: Manifest
     scorer: Scorer
-    reader: FeatureReader
+    reader: Reader
 
 
-def load_release(folder: Path, use_case: str, open_reader: Callable[[Manifest], FeatureReader]) -> Release:
+def load_release(folder: Path, use_case: str, open_reader: Callable[[Manifest], Reader]) -> Release:
     """The release in a folder; ReleaseRefused or ManifestError unless everything about it is right."""
     scorer = Scorer.load(folder)
     manifest = scorer.manifest

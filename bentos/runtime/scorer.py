@@ -1,5 +1,6 @@
 """The scorer: an ONNX classifier behind float64 preprocessing, whose score of a row never depends on other rows."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from bentos.runtime.manifest import MODEL, Feature, Manifest, ManifestError, load
 from bentos.runtime.model import Floats, Inputs, Model, ScorerError
 
-__all__ = ["Floats", "Preprocessor", "Scorer", "ScorerError", "decide"]
+__all__ = ["Floats", "Preprocessor", "Scorer", "ScorerError", "decide", "grade"]
 
 
 class Preprocessor:
@@ -40,6 +41,11 @@ class Preprocessor:
 def decide(score: float, threshold: float) -> bool:
     """Whether a score is at or above the threshold; NaN never is."""
     return bool(score >= threshold)
+
+
+def grade(score: float, thresholds: Sequence[float]) -> int:
+    """How many of the rising thresholds a score reaches: the position of its risk; NaN reaches none."""
+    return bisect_right(thresholds, score) if score == score else 0
 
 
 class Scorer:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 
 from bentos.runtime.manifest import Manifest
 from bentos.runtime.scorer import Scorer
-from flows.steps import export, gates, metrics
+from flows.steps import export, gates, metrics, thresholds
 from flows.steps.search import Trial, pipeline
 from flows.usecases.spec import UseCase
 
@@ -23,18 +23,28 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A joined frame as arrays: `x` float64[n, k] in the order of `names`, `y` int64[n], entity and time per row."""
+    """A joined frame as arrays: `x` float64[n, k] in the order of `names`, `y` int64[n], entity and time per row.
+
+    `others` has the keys of further entities; `grouped` says that entities occur in several rows of a test.
+    """
 
     names: tuple[str, ...]
     x: Floats
     y: NDArray[np.int64]
     entities: NDArray[Any]
     times: NDArray[np.datetime64]
+    others: dict[str, NDArray[Any]] = field(default_factory=dict)
+    grouped: bool = False
 
     def part(self, mask: NDArray[np.bool_]) -> "Table":
         """The rows where the mask holds."""
-        return Table(
-            names=self.names, x=self.x[mask], y=self.y[mask], entities=self.entities[mask], times=self.times[mask]
+        return replace(
+            self,
+            x=self.x[mask],
+            y=self.y[mask],
+            entities=self.entities[mask],
+            times=self.times[mask],
+            others={name: column[mask] for name, column in self.others.items()},
         )
 
     def frame(self) -> pd.DataFrame:
@@ -50,6 +60,8 @@ def table(use_case: UseCase, joined: pd.DataFrame, names: Sequence[str]) -> Tabl
         y=joined[use_case.label].to_numpy(dtype=np.int64),
         entities=joined[use_case.entity].to_numpy(),
         times=joined["event_timestamp"].dt.tz_localize(None).to_numpy(),
+        others={key: joined[key].to_numpy() for key in use_case.keys[1:]},
+        grouped=use_case.by_event,
     )
 
 
@@ -82,11 +94,16 @@ def mislabelled(data: Table, seed: int) -> Table:
     return replace(data, y=np.random.default_rng(seed).permutation(data.y))
 
 
+def drawn(data: Table, max_rows: int, seed: int) -> NDArray[np.int64]:
+    """Positions of at most so many rows, in random order."""
+    return np.random.default_rng(seed).permutation(len(data.y))[:max_rows]
+
+
 def out_of_fold(
     model: Pipeline, data: Table, max_rows: int, seed: int, folds: int = 4
 ) -> tuple[NDArray[np.int64], Floats]:
-    """Labels and scores of rows that their model has not seen; an entity stays in one fold."""
-    rows = np.random.default_rng(seed).permutation(len(data.y))[:max_rows]
+    """Labels and scores of `drawn` rows that their model has not seen; an entity stays in one fold."""
+    rows = drawn(data, max_rows, seed)
     x, y, groups = data.x[rows], data.y[rows], data.entities[rows]
     scores = np.empty(len(rows))
     for train, test in GroupKFold(n_splits=folds).split(x, y, groups):
@@ -95,15 +112,18 @@ def out_of_fold(
 
 
 def fit(use_case: UseCase, train: Table, trial: Trial, draft: Manifest) -> tuple[Pipeline, bytes, Scorer]:
-    """Fit on every training row, choose the threshold out of fold, export; `draft` gets features and threshold."""
+    """Fit on every training row, choose the thresholds out of fold, export; `draft` gets features and thresholds."""
     model = pipeline(use_case, train.names, trial.estimator, trial.params)
     y, scores = out_of_fold(model, train, use_case.max_search_rows, use_case.seed)
+    seen = train.x[drawn(train, use_case.max_search_rows, use_case.seed)]
+    cuts = thresholds.chosen(use_case, train.names, seen, y, scores)
     fitted = model.fit(train.x, train.y)
     data = export.to_onnx(fitted, train.names)
     manifest = replace(
         draft,
         features=export.preprocessing(fitted, train.names, use_case.log_features),
-        threshold=metrics.best_threshold(y, scores, goal="accuracy"),
+        threshold=cuts[-1],
+        thresholds=cuts if len(cuts) > 1 else (),
         estimator=trial.estimator,
     )
     return fitted, data, Scorer(manifest, data)
@@ -152,6 +172,7 @@ def evaluate(
         slices=metrics.slice_masks(test.x, test.names, use_case.slices),
         group=None if use_case.sensitive is None else test.x[:, test.names.index(use_case.sensitive)].astype(str),
         seed=use_case.seed,
+        entities=test.entities if test.grouped else None,
     )
     # without sound scores and both classes there is nothing to measure, and the gates say so
     sound = bool(((scores >= 0) & (scores <= 1)).all()) and 0 < test.y.mean() < 1
@@ -163,7 +184,13 @@ def evaluate(
         dummy_scores=dummy_scores,
         evidence=evidence,
         intervals=metrics.bootstrap(
-            test.y, scores, threshold, n=rules.bootstrap, confidence=rules.confidence, seed=use_case.seed
+            test.y,
+            scores,
+            threshold,
+            n=rules.bootstrap,
+            confidence=rules.confidence,
+            seed=use_case.seed,
+            groups=evidence.entities,
         )
         if sound
         else {},
@@ -175,6 +202,7 @@ def evaluate(
             evidence.slices,
             champion_scores=evidence.champion_scores,
             min_rows=rules.min_slice_rows,
+            groups=evidence.entities,
         )
         if sound
         else [],

@@ -1,9 +1,11 @@
-"""Cut-offs, cohorts and the split by time: who is asked about when, and which labels are already mature."""
+"""Rows and the split by time: who is asked about when, and which labels are already mature."""
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
+from bentos.runtime import request
 from flows.errors import ContractError
 from flows.usecases.spec import UseCase
 
@@ -44,11 +46,91 @@ def split(use_case: UseCase, as_of: pd.Timestamp) -> Split:
     return Split(train=train, test=mature[-1])
 
 
+def known(use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
+    """What was known at a moment: earlier events, values of delayed columns missing while they were not known."""
+    past = events[events[use_case.time] < as_of]
+    for column in use_case.contract.columns:
+        if column.delay_days:
+            open_still = past[use_case.time] > as_of - pd.Timedelta(days=column.delay_days)
+            past = past.assign(**{column.name: past[column.name].mask(open_still)})
+    return past
+
+
+def test_start(use_case: UseCase, as_of: pd.Timestamp) -> pd.Timestamp:
+    """The time from which on rows are held out: of the newest mature cut-off, or of the newest mature events."""
+    return event_windows(use_case, as_of).test if use_case.by_event else split(use_case, as_of).test
+
+
+def rows(use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
+    """Every labelled row as of a moment, training and held out: keys, `event_timestamp`, request features, label."""
+    if use_case.by_event:
+        windows = event_windows(use_case, as_of)
+        at = events[use_case.time]
+        stretches = (windows.train, (windows.test, windows.end))
+        parts = [event_rows(use_case, events[(at >= start) & (at < end)]) for start, end in stretches]
+        known_labels = pd.concat(parts, ignore_index=True).dropna(subset=[use_case.label])
+        return known_labels.astype({use_case.label: "int64"}).reset_index(drop=True)
+    past, parts_by_time = events[events[use_case.time] < as_of], split(use_case, as_of)
+    cutoffs = (*parts_by_time.train, parts_by_time.test)
+    return pd.concat([cohort(use_case, past, c) for c in cutoffs], ignore_index=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Half-open stretches of time of event rows: training `[start, stop)`, held out `[test, end)`."""
+
+    train: tuple[pd.Timestamp, pd.Timestamp]
+    test: pd.Timestamp
+    end: pd.Timestamp
+
+
+def event_windows(use_case: UseCase, as_of: pd.Timestamp) -> Windows:
+    """The newest `test_days` of mature rows, and `train_days` of rows whose labels all matured before these.
+
+    Raises ContractError if no training day is left after `first_cutoff`.
+    """
+    horizon, first = pd.Timedelta(days=use_case.horizon_days), utc(use_case.first_cutoff)
+    end = as_of.floor("D") - horizon
+    test = end - pd.Timedelta(days=use_case.test_days)
+    stop = test - horizon
+    if stop <= first:
+        earliest = first + 2 * horizon + pd.Timedelta(days=use_case.test_days + 1)
+        raise ContractError(
+            f"as of {as_of.date()} {use_case.name} has no training day between {use_case.first_cutoff} and the "
+            f"{use_case.test_days} days to test on with {use_case.horizon_days} days before and after them for labels "
+            f"to mature: train on {earliest.date()} or later"
+        )
+    return Windows(train=(max(first, stop - pd.Timedelta(days=use_case.train_days)), stop), test=test, end=end)
+
+
+def event_rows(use_case: UseCase, events: pd.DataFrame) -> pd.DataFrame:
+    """Events as rows: keys, `event_timestamp`, request features and, where the events have it, the label."""
+    chosen = events.reset_index(drop=True)
+    moments = chosen[use_case.time].astype("datetime64[us, UTC]")
+    frame = chosen[list(use_case.keys)].assign(event_timestamp=moments)
+    given = {name: chosen[name].to_numpy(dtype=np.float64) for name in request.numbers(use_case.request)}
+    stamps = np.asarray(moments.astype("int64"), dtype=np.int64)
+    inputs = request.matrix(use_case.request, given, stamps)
+    frame[[f.name for f in use_case.request]] = inputs
+    if use_case.label in chosen:
+        frame[use_case.label] = chosen[use_case.label]
+    return frame
+
+
+def asked(use_case: UseCase, table: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
+    """Rows to score: a table's events at their own times, or its entities at a moment; order and number are kept."""
+    if use_case.by_event:
+        return event_rows(use_case, table)
+    rows = table[[use_case.entity]].assign(event_timestamp=as_of)
+    return rows.astype({"event_timestamp": "datetime64[us, UTC]"})
+
+
 def cohort(use_case: UseCase, events: pd.DataFrame, cutoff: pd.Timestamp) -> pd.DataFrame:
     """Everybody known before the cut-off: columns entity, `event_timestamp` and the label (int64 0/1)."""
     known = events.loc[events[use_case.time] < cutoff, use_case.entity]
     entities = pd.Series(known.drop_duplicates().sort_values().to_numpy(), name=use_case.entity)
     frame = entities.to_frame()
     frame["event_timestamp"] = pd.Series(cutoff, index=frame.index).astype("datetime64[us, UTC]")
-    frame[use_case.label] = use_case.build_labels(events, entities, cutoff).astype("int64")
+    if use_case.build_labels is not None:
+        frame[use_case.label] = use_case.build_labels(events, entities, cutoff).astype("int64")
     return frame

@@ -40,6 +40,9 @@ def draft(case: UseCase, run_id: str, facts: dict[str, Any]) -> Manifest:
         features=(),
         threshold=0.5,
         risks=case.risks,
+        others=case.keys[1:],
+        request=case.request,
+        time=case.time if case.by_event else "",
         stale=case.stale,
         engine="onnx",
         estimator="",
@@ -58,7 +61,8 @@ def golden(built: Candidate, test: Table) -> dict[str, Any]:
     x = np.vstack([test.x[: GOLDEN_ROWS - 8], export.with_gaps(test.x[:8], built.evidence.seed, 0.3)[8:16]])
     rows = [{n: (None if np.isnan(v) else float(v)) for n, v in zip(test.names, row, strict=True)} for row in x]
     entities = [int(e) for e in test.entities[: len(rows)]]
-    return {"entities": entities, "rows": rows, "scores": built.scorer.score(x).tolist()}
+    others = {name: [int(e) for e in column[: len(rows)]] for name, column in test.others.items()}
+    return {"entities": entities, "others": others, "rows": rows, "scores": built.scorer.score(x).tolist()}
 
 
 def reference_frame(outcome: Outcome) -> pd.DataFrame:
@@ -80,7 +84,7 @@ def training_facts(outcome: Outcome) -> dict[str, Any]:
         "slices": built.slices,
         "importance": [asdict(i) for i in built.importance],
         "dummy": built.dummy,
-        "test_cutoff": pd.Timestamp(outcome.test.times.max()).isoformat(),
+        "test_cutoff": pd.Timestamp(outcome.test.times.min()).isoformat(),
     }
 
 
@@ -126,7 +130,7 @@ def model_card(outcome: Outcome) -> str:
             "training rows": str(len(train.y)),
             "test rows": str(len(test.y)),
             "training cut-offs": f"{first.date()} to {last.date()}",
-            "test cut-off": str(pd.Timestamp(test.times.max()).date()),
+            "test cut-off": str(pd.Timestamp(test.times.min()).date()),
         },
         reproduce=f"bentoflow reproduce VERSION --use-case {outcome.case.name}",
     )

@@ -61,6 +61,7 @@ def build(tag: str, model: str, use_case: str, labels: Mapping[str, str]) -> str
     name, version = tag.split(":")
     options |= {
         "name": name,
+        "service": f"bentos.{use_case}:{use_case.title().replace('_', '')}",
         "models": [model],
         "labels": {**options.get("labels", {}), **labels},
         "envs": [{"name": "BENTOFLOW_RELEASE", "value": model}, {"name": "BENTOFLOW_USE_CASE", "value": use_case}],

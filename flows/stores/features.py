@@ -103,6 +103,11 @@ def feature_names(store: Any, service: str) -> list[str]:
     return [f.name for p in projections for f in p.features]
 
 
+def input_names(store: Any, use_case: UseCase) -> list[str]:
+    """Names of a model's inputs in order: what is stored, then what a request brings."""
+    return [*feature_names(store, use_case.feature_service), *(f.name for f in use_case.request)]
+
+
 def point_in_time(store: Any, entities: pd.DataFrame, service: str) -> pd.DataFrame:
     """`entities` (any columns, among them the join keys and `event_timestamp`) with the features of that moment.
 
@@ -126,19 +131,25 @@ def point_in_time(store: Any, entities: pd.DataFrame, service: str) -> pd.DataFr
     return joined.sort_values("_row").drop(columns="_row").reset_index(drop=True)
 
 
+def partition(home: Path, use_case: UseCase, key: str, moment: pd.Timestamp) -> Path:
+    """The file with an entity's features at a moment of the grid; further entities have folders of their own."""
+    folder = home / "features" / use_case.name
+    return (folder if key == use_case.entity else folder / key) / f"as_of={moment:%Y-%m-%d}.parquet"
+
+
 def write_partition(use_case: UseCase, events: pd.DataFrame, moment: pd.Timestamp, home: Path) -> bool:
-    """Features of everybody known at a moment of the grid, as the file that Feast reads; False if it was so already."""
-    frame = use_case.build_features(events, moment)
-    frame["event_timestamp"] = pd.Series(moment, index=frame.index).astype("datetime64[us, UTC]")
-    return tables.write_table(frame, home / "features" / use_case.name / f"as_of={moment:%Y-%m-%d}.parquet")
+    """Features of everybody known at a moment of the grid, as files that Feast reads; False if they were so already."""
+    changed = []
+    for table in use_case.tables:
+        frame = table.build(events, moment)
+        frame["event_timestamp"] = pd.Series(moment, index=frame.index).astype("datetime64[us, UTC]")
+        changed.append(tables.write_table(frame, partition(home, use_case, table.entity, moment)))
+    return any(changed)
 
 
 def training_frame(store: Any, use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
-    """Entities and labels at every cut-off known as of a moment, joined with the features of then."""
-    known = events[events[use_case.time] < as_of]
-    parts = cohorts.split(use_case, as_of)
-    rows = pd.concat([cohorts.cohort(use_case, known, c) for c in (*parts.train, parts.test)], ignore_index=True)
-    return point_in_time(store, rows, use_case.feature_service)
+    """Labelled rows known as of a moment, joined with the features of each row's own time."""
+    return point_in_time(store, cohorts.rows(use_case, events, as_of), use_case.feature_service)
 
 
 def materialise(store: Any, views: Iterable[str], *, start: datetime, end: datetime) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from flows.errors import SourceError
-from flows.usecases.spec import HttpSource, PathSource, Source, SqlSource
+from flows.usecases.spec import HttpSource, PathSource, SimulatedSource, Source, SqlSource
 
 TIMEOUT_S: Final = 30.0
 ATTEMPTS: Final = 4
@@ -37,6 +37,8 @@ def read(source: Source, *, time_columns: Sequence[str] = (), max_pages: int = 1
             frame = _path(source, secrets)
         elif isinstance(source, SqlSource):
             frame = _sql(source, secrets)
+        elif isinstance(source, SimulatedSource):
+            frame = source.simulate(**dict(source.settings))
         else:
             frame = _http(source, secrets, max_pages)
     except SourceError as error:
@@ -66,6 +68,8 @@ def _advice(source: Source) -> str:
         return f"Check that the file is there, readable and {source.format}, and its storage options"
     if isinstance(source, SqlSource):
         return "Check that the database answers at this address, and the query"
+    if isinstance(source, SimulatedSource):
+        return "Check the simulation's settings"
     return "Check that the endpoint answers at this address, and its headers"
 
 

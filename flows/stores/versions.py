@@ -77,10 +77,11 @@ def rival(case: UseCase, joined: pd.DataFrame, test_time: pd.Timestamp, home: Pa
     with TemporaryDirectory() as folder:
         scorer = Scorer.load(registry.release_files(version, Path(folder)))
     names = scorer.manifest.names
-    rows = joined[joined["event_timestamp"] == test_time]
+    rows = joined[joined["event_timestamp"] >= test_time]
     if not set(names) <= set(rows):
         store, service = features.open_store(home), scorer.manifest.feature_service
-        rows = features.point_in_time(store, rows[[case.entity, "event_timestamp"]], service)
+        brought = [f.name for f in case.request]
+        rows = features.point_in_time(store, rows[[*case.keys, "event_timestamp", *brought]], service)
     if missing := sorted(set(names) - set(rows)):
         raise StoreError(f"champion {version.number} needs {missing}, which Feast no longer has: it cannot be compared")
     return version.number, Rival(scorer, rows[names].to_numpy(dtype=np.float64))

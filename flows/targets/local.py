@@ -1,6 +1,7 @@
 """The local target: `bentoml serve` on this machine, which follows the rollout file."""
 
 import json
+import os
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -39,10 +40,16 @@ def ensure(chosen: Settings, use_case: str, bento: str | None = None) -> Process
             str(port),
         ]
         # BentoML empties the metrics of every server that shares its home, so each server has its own below ours
-        env = {**defaults(home), "BENTOFLOW_USE_CASE": use_case}
+        env = {**defaults(home), "BENTOFLOW_USE_CASE": use_case, **_prefect(home)}
         alive = processes.start(home, name, command, url=f"http://{chosen.host}:{port}", env=env, cwd=_root())
     url = alive.url
     return processes.wait(home, name, lambda: processes.answers(f"{url}/livez"), seconds=180)
+
+
+def _prefect(home: Path) -> dict[str, str]:
+    """Where the service can ask for a training, if this home's Prefect server runs and no other one is named."""
+    server = None if os.environ.get("PREFECT_API_URL") else processes.running(home, "prefect")
+    return {"PREFECT_API_URL": f"{server.url}/api"} if server else {}
 
 
 def _root() -> Path:
@@ -96,7 +103,11 @@ def smoke(url: str, entity: str, folder: Path, release: str, *, arm: str, second
     Waits until the arm answers for this release. Raises ReleaseError with the first row that differs.
     """
     golden = json.loads((folder / "golden.json").read_text())
-    rows = [{entity: e, "features": f} for e, f in zip(golden["entities"], golden["rows"], strict=True)]
+    others = golden.get("others", {})
+    rows = [
+        {entity: e, **{key: keys[i] for key, keys in others.items()}, "features": f}
+        for i, (e, f) in enumerate(zip(golden["entities"], golden["rows"], strict=True))
+    ]
     answers = _post(url, rows, release, arm=arm, seconds=seconds)
     for i, (answer, expected) in enumerate(zip(answers, golden["scores"], strict=True)):
         if answer.get("probability") != expected:

@@ -6,6 +6,10 @@ from typing import Literal
 
 import pandas as pd
 
+from bentos.runtime.request import RequestFeature as RequestFeature
+
+Build = Callable[[pd.DataFrame, pd.Timestamp], pd.DataFrame]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PathSource:
@@ -45,12 +49,28 @@ class HttpSource:
     time_format: str | None = None
 
 
-Source = PathSource | SqlSource | HttpSource
+@dataclass(frozen=True, kw_only=True)
+class SimulatedSource:
+    """Rows that a pure function makes up from `settings`, the same ones at every call; nothing of them happened."""
+
+    simulate: Callable[..., pd.DataFrame]
+    settings: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def url(self) -> str:
+        """What messages call it."""
+        return f"simulated://{self.simulate.__name__}"
+
+
+Source = PathSource | SqlSource | HttpSource | SimulatedSource
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column of a contract; bounds are inclusive. A `time` column is parsed to UTC."""
+    """One column of a contract; bounds are inclusive. A `time` column is parsed to UTC.
+
+    A value that only becomes known `delay_days` after its row's time is missing from snapshots until then.
+    """
 
     name: str
     kind: Literal["int", "float", "str", "time"]
@@ -59,6 +79,7 @@ class Column:
     maximum: float | None = None
     allowed: tuple[str | int, ...] = ()
     pii: Literal["no", "mask", "drop"] = "no"
+    delay_days: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +147,39 @@ class DriftRules:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeatureTable:
+    """Features of one entity: `build(events, as_of)` as `UseCase.build_features` is described."""
+
+    entity: str
+    build: Build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What errors cost, all in the unit of the feature `miss`, whose value a missed positive costs.
+
+    `alarms` are the fixed sums of an answer with each risk above the lowest, rising like the risks; the last one is
+    that of the decision which precision and recall are measured at.
+    """
+
+    miss: str
+    alarms: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class UseCase:
-    """Everything that the generic flows need to know; behaviour is two pure functions.
+    """Everything that the generic flows need to know; behaviour is a few pure functions.
 
     `build_features(events, as_of)` returns one row per entity known before `as_of`, columns entity then features,
-    from events strictly before `as_of`. `build_labels(events, entities, cutoff)` returns 0/1 per entity (int64,
-    indexed like `entities`) from events in `[cutoff, cutoff + horizon_days)`.
+    from events strictly before `as_of`; `further` has the same for further entities of an event.
+
+    With `build_labels` a row is an entity at a cut-off of the grid: `build_labels(events, entities, cutoff)` returns
+    0/1 per entity (int64, indexed like `entities`) from events in `[cutoff, cutoff + horizon_days)`. Without it every
+    event is a row at its own time, labelled by the event's column `label`, which is known `horizon_days` later; models
+    are trained on `train_days` of rows and tested on the `test_days` of rows whose labels matured last.
+
+    `request` are inputs that a row brings itself. The threshold is the most accurate one, or the one that costs least
+    by `costs`; `risks` rise, and there is one threshold between each two.
     `clock` is "wall", or "data" for a finished log, whose now is the day up to which it has been prepared.
     `stale` says what happens to an answer whose features are missing or older than their ttl: `reject` it, fill in
     the training medians (`default`), or do so and `flag` it.
@@ -145,16 +193,21 @@ class UseCase:
     time: str
     clock: Literal["wall", "data"]
     feature_service: str
-    build_features: Callable[[pd.DataFrame, pd.Timestamp], pd.DataFrame]
-    build_labels: Callable[[pd.DataFrame, pd.Series, pd.Timestamp], pd.Series]
+    build_features: Build
+    further: tuple[FeatureTable, ...] = ()
+    request: tuple[RequestFeature, ...] = ()
+    build_labels: Callable[[pd.DataFrame, pd.Series, pd.Timestamp], pd.Series] | None = None
     label: str
     horizon_days: int
     first_cutoff: str
     grid: str = "MS"  # pandas frequency of feature rows and of cut-offs
+    train_days: int = 28
+    test_days: int = 7
     log_features: tuple[str, ...] = ()
     estimators: tuple[str, ...] = ("logistic_regression", "random_forest", "hist_gradient_boosting")  # simplest first
     trials: int = 12
     max_search_rows: int = 12_000
+    costs: Costs | None = None
     gates: GateRules = field(
         default_factory=lambda: GateRules(min_roc_auc=0.7, min_average_precision=0.5, min_precision=0.5, min_recall=0.5)
     )
@@ -162,5 +215,20 @@ class UseCase:
     slices: tuple[Slice, ...] = ()
     sensitive: str | None = None
     stale: Literal["reject", "default", "flag"] = "flag"
-    risks: tuple[str, str] = ("Low", "High")
+    risks: tuple[str, ...] = ("Low", "High")
     seed: int = 7
+
+    @property
+    def tables(self) -> tuple[FeatureTable, ...]:
+        """The feature tables of every entity, the main one's first."""
+        return (FeatureTable(entity=self.entity, build=self.build_features), *self.further)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The join keys of every entity, the main one first."""
+        return tuple(table.entity for table in self.tables)
+
+    @property
+    def by_event(self) -> bool:
+        """Whether every event is a row at its own time."""
+        return self.build_labels is None

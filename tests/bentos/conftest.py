@@ -94,7 +94,7 @@ def make_release(folder: Path, *, version: str = "1", model: bytes | None = None
     manifest = make_manifest(**changes)
     content = model or fit()
     (folder / MODEL).write_bytes(content)
-    rows = [{"recency": 10.0, "spend": 100.0, "visits": None}, {"recency": 90.0, "spend": 0.0, "visits": 7.0}]
+    rows = [dict(zip(manifest.names, values, strict=True)) for values in ((10.0, 100.0, None), (90.0, 0.0, 7.0))]
     x = np.array([[np.nan if v is None else v for v in row.values()] for row in rows])
     (folder / GOLDEN).write_text(json.dumps({"rows": rows, "scores": Scorer(manifest, content).score(x).tolist()}))
     (folder / REFERENCE).write_text("{}")

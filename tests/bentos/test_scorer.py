@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from bentos.runtime.manifest import MODEL, Feature, ManifestError
 from bentos.runtime.model import Model, operators
-from bentos.runtime.scorer import Preprocessor, Scorer, ScorerError, decide
+from bentos.runtime.scorer import Preprocessor, Scorer, ScorerError, decide, grade
 
 from .conftest import make_manifest, make_release, to_onnx
 
@@ -154,3 +154,5 @@ def test_sessions_run_on_one_thread(model):
 def test_the_threshold_itself_is_positive_and_nan_never_is(score, decision):
     """A score at the threshold is positive; NaN is not."""
     assert decide(score, 0.5) is decision
+    assert grade(score, (0.5,)) == int(decision)
+    assert grade(score, (0.2, 0.5, 1.0)) == sum(decide(score, t) for t in (0.2, 0.5, 1.0))

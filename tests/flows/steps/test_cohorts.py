@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flows.errors import ContractError
 from flows.steps import cohorts
-from flows.usecases import churn
+from flows.usecases import churn, fraud
 
 CASE = churn.USE_CASE
 DAY = pd.Timedelta(days=1)
@@ -99,3 +99,63 @@ def test_a_cohort_of_nobody_has_its_columns() -> None:
     found = cohorts.cohort(CASE, events, at("1997-01-01"))
     assert list(found.columns) == ["user_id", "event_timestamp", "churned"]
     assert found.empty
+
+
+def payments() -> pd.DataFrame:
+    """Sixty days of a few simulated payments."""
+    return fraud.payments(cards=40, terminals=200, days=60)
+
+
+def test_event_windows_leave_the_label_time_on_both_sides() -> None:
+    """Held out is the week that matured last; training ends a horizon before it, so that its labels were known then."""
+    found = cohorts.event_windows(fraud.USE_CASE, at("2024-03-01 15:00"))
+    assert (found.test, found.end) == (at("2024-02-16"), at("2024-02-23"))
+    assert found.train == (at("2024-01-16"), at("2024-02-09"))
+    later = cohorts.event_windows(fraud.USE_CASE, at("2024-06-01"))
+    assert later.train[1] - later.train[0] == pd.Timedelta(days=28)
+
+
+def test_events_too_young_to_train_on_say_from_when_on() -> None:
+    """The first moment that the message names is the first one that works."""
+    with pytest.raises(ContractError, match="train on 2024-02-07 or later"):
+        cohorts.event_windows(fraud.USE_CASE, at("2024-02-06"))
+    assert cohorts.event_windows(fraud.USE_CASE, at("2024-02-07")).train == (at("2024-01-16"), at("2024-01-17"))
+
+
+def test_event_rows_are_the_mature_events_at_their_own_times() -> None:
+    """One row per event of the two windows with its keys, what its request brings and its label; none twice."""
+    log, moment = payments(), at("2024-03-01")
+    rows, windows = cohorts.rows(fraud.USE_CASE, log, moment), cohorts.event_windows(fraud.USE_CASE, moment)
+    assert list(rows) == ["card_id", "terminal_id", "event_timestamp", "amount", "hour", "fraud"]
+    inside = log["time"].between(*windows.train, inclusive="left") | log["time"].between(
+        windows.test, windows.end, inclusive="left"
+    )
+    assert rows["event_timestamp"].tolist() == log.loc[inside, "time"].tolist()
+    assert rows["fraud"].tolist() == log.loc[inside, "fraud"].tolist()
+    assert (rows["event_timestamp"] + pd.Timedelta(days=7) <= moment).all()
+    seconds = (rows["event_timestamp"] - rows["event_timestamp"].dt.floor("D")).dt.total_seconds()
+    assert rows["hour"].tolist() == pytest.approx((seconds / 3_600).tolist())
+
+
+def test_rows_are_the_same_whatever_happens_later() -> None:
+    """Neither later events nor labels that were not known yet change a row (rule 3)."""
+    log, moment = payments(), at("2024-03-01")
+    young = log["time"] > moment - pd.Timedelta(days=7)
+    forged = log.assign(fraud=log["fraud"].mask(young, 1), amount=log["amount"].mask(young, 9_999.0))
+    pd.testing.assert_frame_equal(
+        cohorts.rows(fraud.USE_CASE, forged, moment), cohorts.rows(fraud.USE_CASE, log, moment)
+    )
+    known = cohorts.known(fraud.USE_CASE, log, moment)
+    pd.testing.assert_frame_equal(
+        cohorts.rows(fraud.USE_CASE, known, moment), cohorts.rows(fraud.USE_CASE, log, moment)
+    )
+
+
+def test_what_was_not_known_yet_is_missing() -> None:
+    """Of events up to a moment, delayed values are there once their delay has passed, to the second."""
+    log, moment = payments(), at("2024-02-10")
+    known = cohorts.known(fraud.USE_CASE, log, moment)
+    assert len(known) == (log["time"] < moment).sum()
+    hidden = known["fraud"].isna()
+    assert (hidden == (known["time"] > moment - pd.Timedelta(days=7))).all()
+    assert 0 < hidden.sum() < len(known)

@@ -5,10 +5,12 @@ import json
 import sqlite3
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
@@ -17,7 +19,7 @@ from flows.errors import SourceError
 from flows.steps.contract import check
 from flows.stores import sources
 from flows.stores.tables import read
-from flows.usecases.spec import Column, Contract, HttpSource, PathSource, Source, SqlSource
+from flows.usecases.spec import Column, Contract, HttpSource, PathSource, SimulatedSource, Source, SqlSource
 from tests import servers
 
 CDNOW = PathSource(
@@ -336,3 +338,17 @@ def test_http_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     message = failure(HttpSource(url="${API}/events"))
     assert f"({sources.ATTEMPTS} attempts)" in message
     assert "opensesame" not in message
+
+
+def test_a_simulation_is_called_with_its_settings() -> None:
+    """A simulated source gives what its function makes of its settings; what the function raises is a SourceError."""
+
+    def steps(*, rows: float = 3, by: float = 1.0) -> pd.DataFrame:
+        return pd.DataFrame({"at": np.arange(int(rows)) * by})
+
+    source = SimulatedSource(simulate=steps, settings=(("by", 2.0),))
+    assert read(source, time_columns=("at",))["at"].tolist() == [0.0, 2.0, 4.0]
+    with pytest.raises(SourceError, match="no rows"):
+        read(replace(source, settings=(("rows", 0),)))
+    with pytest.raises(SourceError, match=r"simulated://steps.*speed.*settings"):
+        read(replace(source, settings=(("speed", 1),)))

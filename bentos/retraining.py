@@ -1,0 +1,82 @@
+"""Retraining on request: starts a use case's `train` deployment through Prefect's API; off unless a token is set."""
+
+import hmac
+import os
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import bentoml
+import httpx
+import orjson
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+TOKEN = "BENTOFLOW_ADMIN_TOKEN"
+CLOUD_API, CLOUD_PAGES = "https://api.prefect.cloud/api/accounts/", "https://app.prefect.cloud/account/"
+WAIT_S = 10.0
+
+Reason = Annotated[str, Field(min_length=1, max_length=200, description="Why; kept in the history.")]
+
+
+class Retraining(BaseModel):
+    """A run that was started: train, and release if the gates find it better."""
+
+    flow_run_id: str
+    name: str = Field(examples=["winged-mole"])
+    page: str = Field(description="Where the run can be watched.")
+
+
+async def start(use_case: str, reason: str, ctx: bentoml.Context) -> Response:
+    """202 with the run that was started; 404 while off, 401 without the token, 503 while Prefect cannot be asked."""
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
+        return _reply(ctx, 404, {"error": f"retraining is off; set {TOKEN} where the service is started"})
+    given = ctx.request.headers.get("authorization", "")
+    if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        return _reply(ctx, 401, {"error": f"send `Authorization: Bearer` with {TOKEN}"}, {"www-authenticate": "Bearer"})
+    api = os.environ.get("PREFECT_API_URL", "").strip().rstrip("/")
+    if not api:
+        return _reply(ctx, 503, {"error": "PREFECT_API_URL is not set where the service is started"})
+    try:
+        status, content = await _create(api, use_case, reason)
+    except (httpx.HTTPError, ValueError) as error:
+        status, content = 503, {"error": f"Prefect does not answer at {api}: {type(error).__name__}; retry later"}
+    return _reply(ctx, status, content)
+
+
+async def _create(api: str, use_case: str, reason: str) -> tuple[int, dict[str, Any]]:
+    async with httpx.AsyncClient(headers=_credentials(), timeout=WAIT_S) as client:
+        found = await client.get(f"{api}/deployments/name/train/{quote(use_case)}")
+        if found.status_code == 404:
+            return 503, {"error": f"Prefect has no deployment train/{use_case}; run `prefect deploy --all`"}
+        found.raise_for_status()
+        made = await client.post(
+            f"{api}/deployments/{found.json()['id']}/create_flow_run", json={"parameters": {"reason": reason}}
+        )
+        made.raise_for_status()
+    run = made.json()
+    page = f"{pages(api)}/runs/flow-run/{run['id']}"
+    return 202, Retraining(flow_run_id=run["id"], name=run["name"], page=page).model_dump()
+
+
+def pages(api: str) -> str:
+    """Where Prefect's pages are: PREFECT_UI_URL, else beside its API, a server's own or Prefect Cloud's."""
+    if named := os.environ.get("PREFECT_UI_URL", "").strip():
+        return named.rstrip("/")
+    if api.startswith(CLOUD_API):
+        return CLOUD_PAGES + api.removeprefix(CLOUD_API).replace("/workspaces/", "/workspace/")
+    return api.removesuffix("/api")
+
+
+def _credentials() -> dict[str, str]:
+    key = os.environ.get("PREFECT_API_KEY", "").strip()
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def _reply(
+    ctx: bentoml.Context, status: int, content: dict[str, Any], headers: dict[str, str] | None = None
+) -> Response:
+    more = {**(headers or {}), **({"retry-after": "5"} if status == 503 else {})}
+    ctx.response.status_code = status
+    ctx.response.headers.update(more)
+    return Response(orjson.dumps(content), status_code=status, media_type="application/json")

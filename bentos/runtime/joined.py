@@ -1,0 +1,71 @@
+"""Joined reads: the stored features of rows that are about one entity, or about several at once."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bentos.runtime.features import FeatureRows
+from bentos.runtime.home import ROOT
+from bentos.runtime.manifest import Manifest
+from bentos.runtime.online import FeatureReader, OnlineError
+
+
+class JoinedReader:
+    """Reads each entity's features with a reader of its own and puts them side by side."""
+
+    def __init__(self, readers: Sequence[FeatureReader], names: Sequence[str]) -> None:
+        self.readers, self.names = tuple(readers), tuple(names)
+        self._columns = [[self.names.index(name) for name in reader.names] for reader in self.readers]
+
+    @property
+    def local(self) -> bool:
+        """Whether reads wait for nothing."""
+        return all(reader.local for reader in self.readers)
+
+    def read(self, ids: Sequence[Sequence[Any]], now: npt.NDArray[np.float64]) -> FeatureRows:
+        """What is known about each row's entities, keys in the readers' order, at its own time in epoch seconds.
+
+        A row is found if one of its entities is; what is not known of another one is missing.
+        """
+        values = np.full((len(ids), len(self.names)), np.nan)
+        parts = []
+        for j, (reader, columns) in enumerate(zip(self.readers, self._columns, strict=True)):
+            part = reader.read([keys[j] for keys in ids], now)
+            values[:, columns] = part.values
+            parts.append(part)
+        found = np.any([part.found for part in parts], axis=0)
+        missing = found & np.any([part.missing | ~part.found for part in parts], axis=0)
+        expired = np.any([part.expired for part in parts], axis=0)
+        times = [_oldest(row) for row in zip(*(part.event_times for part in parts), strict=True)]
+        ttls = [min((t for t in row if t), default=None) for row in zip(*(p.ttls for p in parts), strict=True)]
+        return FeatureRows(values, times, found, expired, missing, ttls)
+
+
+Reader = FeatureReader | JoinedReader
+
+
+def _oldest(times: Sequence[datetime | None]) -> datetime | None:
+    return min((t for t in times if t is not None), default=None)
+
+
+def open_reader(home: Path, manifest: Manifest, *, root: Path = ROOT) -> Reader:
+    """The reader of a release's stored features; OnlineError says what is missing."""
+    service = manifest.feature_service
+    if not manifest.time:
+        return FeatureReader.open(
+            home, entity=manifest.entity, feature_service=service, names=manifest.names, root=root
+        )
+    readers = [
+        FeatureReader.open(home, entity=key, feature_service=service, names=manifest.stored, root=root)
+        for key in manifest.keys
+    ]
+    if unread := set(manifest.stored).difference(*(reader.names for reader in readers)):
+        raise OnlineError(
+            f"feature service {service!r} has {', '.join(sorted(unread))} of another entity than "
+            f"{', '.join(manifest.keys)}; train again"
+        )
+    return JoinedReader(readers, manifest.stored)

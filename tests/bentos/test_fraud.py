@@ -1,0 +1,202 @@
+"""The fraud service over HTTP, in this process: one payment or many, what is refused, and retraining on request."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from bentos import retraining
+from bentos.runtime import clock, rollout
+from bentos.runtime.joined import JoinedReader
+from bentos.runtime.manifest import Feature
+from bentos.runtime.predictor import Predictor
+from bentos.runtime.request import RequestFeature
+from bentos.runtime.rollout import Arm, Rollout
+
+from .conftest import NOW, make_release
+from .test_events import CARD, NEW, NOON, TERMINAL, stores
+
+PAYMENT = {"card_id": CARD, "terminal_id": TERMINAL, "amount": 61.5, "time": NOON.isoformat()}
+TOKEN = {"authorization": "Bearer abc"}
+
+
+@pytest.fixture(scope="module")
+def fraud_http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A client of the service, whose model has `visits` in the place of the amount."""
+    from bentos import endpoint
+    from bentos.fraud import Fraud
+
+    home: Path = tmp_path_factory.mktemp("fraud")
+    features = (
+        Feature(name="recency", fill=30.0, mean=40.0, scale=20.0),
+        Feature(name="spend", fill=50.0, mean=3.5, scale=1.2, log=True),
+        Feature(name="amount", fill=50.0, mean=50.0, scale=40.0),
+    )
+    make_release(
+        home / "v1",
+        use_case="fraud",
+        entity="card_id",
+        others=("terminal_id",),
+        features=features,
+        request=(RequestFeature(name="amount", minimum=0.0, maximum=10_000.0),),
+        time="time",
+        risks=("LOW", "MEDIUM", "HIGH"),
+        thresholds=(0.3, 0.6),
+        threshold=0.6,
+    )
+    rollout.write(rollout.rollout_path(home, "fraud"), Rollout((Arm("champion", "v1", 1.0),)))
+    clock.write(home, "fraud", NOW)
+
+    def opened(name: str) -> Predictor:
+        def reader(_: Any) -> Any:
+            return JoinedReader(stores(), ["recency", "spend"])  # type: ignore[arg-type]
+
+        return Predictor(name, home, lambda tag: home / tag, open_reader=reader)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endpoint, "open_predictor", opened)
+        with TestClient(app=Fraud.to_asgi()) as client:
+            yield client
+
+
+def test_a_payment_is_answered_with_its_risk(fraud_http: TestClient) -> None:
+    """One object in, one out, with both keys, a risk of three and the amount among the values used."""
+    response = fraud_http.post("/predict", json=PAYMENT)
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert (answer["card_id"], answer["terminal_id"], answer["stale"]) == (CARD, TERMINAL, False)
+    assert answer["risk"] in {"LOW", "MEDIUM", "HIGH"}
+    assert answer["features"] == {"recency": 12.0, "spend": 80.0, "amount": 61.5}
+    assert response.headers["x-request-id"] == answer["request_id"]
+
+
+def test_a_batch_is_answered_like_its_payments_alone(fraud_http: TestClient) -> None:
+    """Both routes give every payment the answer that it gets alone, bad ones their own status in their place."""
+    rows = [PAYMENT, {**PAYMENT, "amount": 900.0}, {**PAYMENT, "card_id": "x"}, {**PAYMENT, "amount": -1.0}]
+    alone = [fraud_http.post("/predict", json=row) for row in rows]
+    assert [a.status_code for a in alone] == [200, 200, 400, 422]
+    for route in ("/predict", "/predict/batch"):
+        response = fraud_http.post(route, json=rows)
+        assert response.status_code == 207
+        answers = response.json()
+        assert [a.get("probability") for a in answers] == [a.json().get("probability") for a in alone]
+        assert [(a["status"], a["field"]) for a in answers[2:]] == [(400, "card_id"), (422, "amount")]
+    assert fraud_http.post("/predict/batch", json=[]).json() == []
+
+
+def test_a_batch_is_a_list(fraud_http: TestClient) -> None:
+    """One object is not a list of one, and a list has at most 10,000 rows."""
+    assert fraud_http.post("/predict/batch", json=PAYMENT).status_code == 400
+    assert fraud_http.post("/predict/batch", json=[PAYMENT] * 10_001).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "field"),
+    [
+        ({"amount": None}, 422, "amount"),
+        ({"time": None}, 422, "time"),
+        ({"time": (NOW + timedelta(days=3)).isoformat()}, 422, "time"),
+        ({"time": "2024-06-10T12:00:00"}, 400, "time"),
+        ({"amount": "61.5"}, 400, "amount"),
+        ({"terminal_id": 2**63}, 400, "terminal_id"),
+        ({"card": 1}, 400, "card"),
+    ],
+)
+def test_a_payment_that_is_none_is_refused(
+    fraud_http: TestClient, change: dict[str, Any], status: int, field: str
+) -> None:
+    """What is missing, out of range, of another type or unknown is named."""
+    (answer,) = fraud_http.post("/predict/batch", json=[{**PAYMENT, **change}]).json()
+    assert (answer["status"], answer["field"]) == (status, field)
+
+
+def test_a_new_card_is_answered_and_flagged(fraud_http: TestClient) -> None:
+    """What is not known of the card is null, and the answer says that medians stood in."""
+    answer = fraud_http.post("/predict", json={**PAYMENT, "card_id": NEW}).json()
+    assert (answer["features"]["recency"], answer["stale"]) == (None, True)
+
+
+def test_the_documentation_has_every_route_and_a_sample_that_works(fraud_http: TestClient) -> None:
+    """/docs.json describes the routes; the sample of a payment has the right shape."""
+    paths = fraud_http.get("/docs.json").json()["paths"]
+    assert {"/predict", "/predict/batch", "/retrain"} <= set(paths)
+    schema = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert set(schema["example"]) == set(PAYMENT)
+    assert fraud_http.post("/predict", json={**schema["example"], **PAYMENT}).status_code == 200
+
+
+def test_retraining_is_off_without_a_token(fraud_http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the setting the route does nothing for anybody, whatever they send."""
+    monkeypatch.delenv(retraining.TOKEN, raising=False)
+    for headers in ({}, TOKEN, {"authorization": "Bearer "}):
+        response = fraud_http.post("/retrain", json={}, headers=headers)
+        assert (response.status_code, retraining.TOKEN in response.json()["error"]) == (404, True)
+
+
+@pytest.mark.parametrize("given", [{}, {"authorization": "Bearer abcd"}, {"authorization": "abc"}])
+def test_retraining_needs_the_token(
+    fraud_http: TestClient, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    """A missing or wrong token is a 401."""
+    monkeypatch.setenv(retraining.TOKEN, "abc")
+    assert fraud_http.post("/retrain", json={}, headers=given).status_code == 401
+
+
+@pytest.mark.parametrize("api", ["", "http://127.0.0.1:9/api"])
+def test_retraining_without_prefect_is_a_503(fraud_http: TestClient, monkeypatch: pytest.MonkeyPatch, api: str) -> None:
+    """Where Prefect is not named, or does not answer, the caller is told to come back."""
+    monkeypatch.setenv(retraining.TOKEN, "abc")
+    monkeypatch.setenv("PREFECT_API_URL", api)
+    response = fraud_http.post("/retrain", json={}, headers=TOKEN)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+
+
+@pytest.mark.integration
+def test_retraining_starts_the_deployment(fraud_http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """202 with the id and page of a run that Prefect has, its parameters the deployment's with the reason given."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    monkeypatch.setenv(retraining.TOKEN, "abc")
+    with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
+        api = str(PREFECT_API_URL.value())
+        monkeypatch.setenv("PREFECT_API_URL", api)
+        missing = fraud_http.post("/retrain", json={}, headers=TOKEN)
+        assert (missing.status_code, "no deployment train/fraud" in missing.json()["error"]) == (503, True)
+        flow = httpx.post(f"{api}/flows/", json={"name": "train"}).json()
+        deployment = {
+            "name": "fraud",
+            "flow_id": flow["id"],
+            "parameters": {"use_case": "fraud", "reason": "schedule", "release_if_better": True},
+        }
+        httpx.post(f"{api}/deployments/", json=deployment).raise_for_status()
+        response = fraud_http.post("/retrain", json={"reason": "new rules"}, headers=TOKEN)
+        assert response.status_code == 202, response.text
+        answer = response.json()
+        run = client.read_flow_run(answer["flow_run_id"])
+    assert run.name == answer["name"]
+    assert run.parameters == {"use_case": "fraud", "reason": "new rules", "release_if_better": True}
+    assert answer["page"] == f"{api.removesuffix('/api')}/runs/flow-run/{run.id}"
+
+
+@pytest.mark.parametrize(
+    ("api", "page"),
+    [
+        ("http://127.0.0.1:4200/api", "http://127.0.0.1:4200"),
+        (
+            "https://api.prefect.cloud/api/accounts/a1/workspaces/w2",
+            "https://app.prefect.cloud/account/a1/workspace/w2",
+        ),
+    ],
+)
+def test_pages_are_beside_the_api(monkeypatch: pytest.MonkeyPatch, api: str, page: str) -> None:
+    """A server's own pages, Prefect Cloud's, or what the setting says."""
+    monkeypatch.delenv("PREFECT_UI_URL", raising=False)
+    assert retraining.pages(api) == page
+    monkeypatch.setenv("PREFECT_UI_URL", "https://prefect.example.com/")
+    assert retraining.pages(api) == "https://prefect.example.com"
