@@ -55,10 +55,9 @@ def from_stream(body: bytes) -> Columns:
                 batch.validate(full=True)  # buffers come from outside: offsets may point anywhere
                 n = too_many(n + batch.num_rows)
                 batches.append(batch)
-            table = pa.Table.from_batches(batches, reader.schema)
-    except (pa.ArrowException, OSError, ValueError, EOFError) as error:
+            return from_table(pa.Table.from_batches(batches, reader.schema))
+    except (pa.ArrowException, OSError, ValueError, EOFError) as error:  # also names and texts that are not UTF-8
         raise Refused(400, f"the body is not an Arrow stream: {error}") from None
-    return from_table(table)
 
 
 def from_json(body: bytes, layout: Layout) -> list[Row]:

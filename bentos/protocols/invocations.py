@@ -125,9 +125,10 @@ def from_parquet(body: bytes, layout: Layout) -> Columns:
         too_many(file.metadata.num_rows)
         names = file.schema_arrow.names
         table = file.read(columns=[name for name in names if name in (*layout.names, layout.entity)] or names[:1])
-    except (pa.ArrowException, OSError, ValueError) as error:
+        table.validate(full=True)  # buffers come from outside: offsets may point anywhere
+        return from_table(table)
+    except (pa.ArrowException, OSError, ValueError) as error:  # also names and texts that are not UTF-8
         raise Refused(400, f"Failed to parse input as Parquet: {error}") from None
-    return from_table(table)
 
 
 def _number(text: str) -> Any:

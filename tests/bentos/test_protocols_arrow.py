@@ -173,6 +173,7 @@ def damaged() -> dict[str, bytes]:
         "cut short": good[: len(good) // 2],
         "no end, no batch": good[:100],
         "offsets that point outside": texts.replace(offsets, np.array([0, 3, 2**30], np.int32).tobytes()),
+        "a name that is no text": good.replace(b"spend", b"sp\xb1nd"),
         "twice a name": stream(pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["user_id", "user_id"])),
     }
 
