@@ -49,7 +49,7 @@ def recent(
     found: dict[str, dict[int | str, dict[str, Any]]] = {arm: {} for arm in arms}
     for path in journal.segments(folder(home, use_case)):
         try:
-            if path.stat().st_mtime < since.timestamp():
+            if path.stat().st_mtime < since.timestamp() - 1.0:  # a file's clock ticks in milliseconds
                 continue
         except FileNotFoundError:  # it was closed, and so renamed, meanwhile: `read` finds it
             pass

@@ -184,6 +184,23 @@ def test_smoke_answers_are_not_measured(released: Path, bases: Bases) -> None:
     assert feedback("churn", AS_OF)["answers"] == 300
 
 
+def test_each_arm_is_measured_apart_and_shadows_are_no_answers(released: Path, bases: Bases) -> None:
+    """A canary's answers have months of their own; what a shadow scored or who named an arm asked is left out."""
+    mine = answered(released, bases, MATURE[0], 300)
+    canaries = answered(released, bases, MATURE[1], 250, arm="canary")
+    before = feedback("churn", AS_OF)
+    journalled(released, [{**record, "arm": "shadow", "release": "churn:v2"} for record in mine])
+    journalled(released, [{**record, "arm": "shadow-b"} for record in canaries])
+    answered(released, bases, MATURE[0], 300, arm="challenger")
+    found = feedback("churn", AS_OF)
+    assert found == before
+    assert (found["answers"], found["labels"]) == (550, 550)
+    assert [(m["month"], m["labels"]) for m in found["months"]] == [("1997-08", 300)]
+    assert [(m["month"], m["labels"]) for m in found["canaries"]["canary"]] == [("1997-09", 250)]
+    page = (released / "reports" / "churn" / f"feedback-{AS_OF:%Y-%m-%d}.html").read_text()
+    assert 'id="canary"' in page
+
+
 def test_the_horizon_is_the_use_cases() -> None:
     """The days that these tests count with are the ones that the use case declares."""
     assert churn.USE_CASE.horizon_days == 90

@@ -47,6 +47,34 @@ def test_the_window_is_half_open(tmp_path: Path) -> None:
     assert ids(answers.rows(path, since=NOW, until=NOW + DAY)) == [2, 4]
 
 
+def test_a_shadows_scores_are_no_answers(tmp_path: Path) -> None:
+    """Neither a window nor a request id finds what a shadow scored, of whichever release."""
+    path = segment(tmp_path, record(1), record(2, arm="canary"))
+    segment(tmp_path, record(1, arm="shadow", release="churn:v2"), record(2, arm="shadow-b"), record(3, arm="shadow"))
+    window = {"since": NOW, "until": NOW + DAY}
+    everything = [r for p in journal.segments(path.parent) for r in answers.rows(p, **window)]
+    assert [(r["entity"], r["arm"]) for r in everything] == [(1, "champion"), (2, "canary")]
+    assert answers.find(tmp_path, "churn", f"{1:032x}")["release"] == "churn:v1"
+    with pytest.raises(StoreError, match="no answer"):
+        answers.find(tmp_path, "churn", f"{3:032x}")
+
+
+def test_recent_answers_are_each_entitys_latest_by_the_machines_clock(tmp_path: Path) -> None:
+    """One per entity and arm since the moment, smoke tests and shadows left out, however the domain's clock stands."""
+    wall = datetime.now(UTC)
+
+    def at(number: int, minutes: int, **changes: Any) -> dict[str, Any]:
+        return record(number, wall=(wall + timedelta(minutes=minutes)).isoformat(), **changes)
+
+    segment(tmp_path, at(1, -1), at(1, 1, score=0.5), at(2, -1, arm="canary"), at(3, 1, arm="canary", smoke=True))
+    segment(tmp_path, at(1, 2, score=0.7), at(4, 1, arm="canary"), at(5, 1, arm="shadow"), at(6, 1, arm="challenger"))
+    found = answers.recent(tmp_path, "churn", wall, arms=("champion", "canary"))
+    assert {arm: {e: r["score"] for e, r in rows.items()} for arm, rows in found.items()} == {
+        "champion": {1: 0.7},
+        "canary": {4: 0.4},
+    }
+
+
 def test_smoke_other_releases_and_other_arms_are_left_out(tmp_path: Path) -> None:
     """Who asks for a release or an arm gets its live answers only."""
     path = segment(

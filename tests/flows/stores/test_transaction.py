@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bentos.runtime import rollout
+from flows.errors import ReleaseError
 from flows.steps import tenure
 from flows.stores import history, registry, transaction
 from flows.stores.transaction import Transaction
@@ -59,6 +60,13 @@ def staged(home: Path, pending: Transaction) -> None:
     transaction.stage(home, pending)
 
 
+def shared(home: Path, pending: Transaction) -> None:
+    """Killed between two steps of a canary."""
+    staged(home, pending)
+    transaction.share(home, pending, 0.1)
+    transaction.share(home, pending, 0.5)
+
+
 def committed(home: Path, pending: Transaction) -> None:
     staged(home, pending)
     transaction.commit(home, pending)
@@ -91,7 +99,7 @@ def reverted(home: Path, pending: Transaction) -> None:
 
 
 Stage = Callable[[Path, Transaction], None]
-BACK: tuple[Stage, ...] = (intent, staged, reverted)
+BACK: tuple[Stage, ...] = (intent, staged, shared, reverted)
 ON: tuple[Stage, ...] = (committed, switched, half_aliased, recorded)
 
 
@@ -176,6 +184,24 @@ def test_what_was_written_is_read_back(released: Path) -> None:
     assert transaction.read(released, "churn") == pending
     assert transaction.commit(released, pending) == replace(pending, committed=True)
     assert transaction.read(released, "churn") == replace(pending, committed=True)
+
+
+def test_a_share_grows_under_one_salt(released: Path) -> None:
+    """The steps of one walk draw the same entities, another walk draws others; a canary needs a champion beside it."""
+    first, other = begun(released), begun(released)
+    salts = []
+    for pending, weight in ((first, 0.1), (first, 0.5), (other, 0.1)):
+        transaction.share(released, pending, weight)
+        found = rollout.read(rollout.rollout_path(released, "churn"))
+        assert found is not None
+        assert [(arm.name, arm.release, arm.weight) for arm in found.arms] == [
+            ("champion", pending.champion_before, 1 - weight),
+            ("canary", NEW, weight),
+        ]
+        salts.append(found.salt)
+    assert salts[0] == salts[1] != salts[2]
+    with pytest.raises(ReleaseError, match="no champion beside it"):
+        transaction.share(released, replace(first, champion_before=None), 0.1)
 
 
 @pytest.mark.parametrize(
