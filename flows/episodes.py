@@ -221,7 +221,9 @@ def page(chosen: Settings, story: "Story") -> Path:
             ),
         ),
         Section("Retraining by request", "retraining", (Text(f"{retraining['verdict']}: {retraining['gain']}"),)),
-        Section("Refused", "refused", (Facts((("By", ", ".join(refused["failed"])), ("Said", refused["refused"]))),)),
+        Section(
+            "Refused", "refused", (Facts((("By", ", ".join(refused["failed"])), ("Said", refused["refused"][:200]))),)
+        ),
         Section(
             "One answer", "answer", (Facts(tuple((k, str(answer[k])) for k in ("request_id", "score", "decision"))),)
         ),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -66,13 +66,13 @@ class EventGatherer(Gatherer):
             if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key <= MAX_KEY:
                 return _refused(name, f"{name} is {key!r}; give a whole number from 0 to {MAX_KEY}")
             keys.append(key)
-        moment = row.get(self.manifest.time)
-        if row.get("features") is not None:
-            return Input(keys[0], "request", None, "ok", tuple(keys[1:]), moment)
-        for name in self._numbers:
+        moment, complete = row.get(self.manifest.time), row.get("features") is not None
+        for name in () if complete else self._numbers:
             value = row.get(name)
             if (reason := "missing" if value is None else _not_a_number(value)) is not None:
                 return _refused(name, f"{name} is {reason}; give a number")
+        if complete and moment is None:
+            return Input(keys[0], "request", None, "ok", tuple(keys[1:]))
         if not isinstance(moment, datetime) or moment.tzinfo is None:
             return _refused(self.manifest.time, f"{self.manifest.time} is {moment!r}; give a time with its zone")
         if abs(moment - now) > NEAR:
@@ -81,7 +81,8 @@ class EventGatherer(Gatherer):
                 f"{self.manifest.time} is {moment.isoformat()}, more than {NEAR.days} day from {now.isoformat()}; "
                 "score what is older, or not yet, in a batch",
             )
-        return Input(keys[0], "online", None, "ok", tuple(keys[1:]), moment.astimezone(UTC))
+        source: Literal["online", "request"] = "request" if complete else "online"
+        return Input(keys[0], source, None, "ok", tuple(keys[1:]), moment.astimezone(UTC))
 
     def _brought(self, values: Floats, rows: Sequence[Mapping[str, Any]], asked: Sequence[int]) -> None:
         """Put what the rows bring into the last columns."""

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -60,6 +61,8 @@ def warm() -> None:
     Feast recompiles its own classes with runtime type checks while it is imported, four of five seconds on every
     start. typeguard leaves them out under `python -O`; here they are left out in any case.
     """
+    if "feast" in sys.modules:  # changing how warnings are shown, even for a moment, is felt by every other thread
+        return
     checks, typeguard.typechecked = typeguard.typechecked, _unchecked  # type: ignore[assignment]
     try:
         with warnings.catch_warnings():

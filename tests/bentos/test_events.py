@@ -175,6 +175,7 @@ def test_one_unknown_entity_is_missing_two_are_not_found() -> None:
         ({"time": NOW + timedelta(hours=25)}, "time"),
         ({"time": NOW - timedelta(hours=25)}, "time"),
         ({"features": {**GIVEN, "hour": 25.0}}, "features.hour"),
+        ({"features": GIVEN, "time": NOW + timedelta(days=9)}, "time"),
         ({"features": {"recency": 1.0}}, "features.spend"),
     ],
 )

@@ -1,6 +1,7 @@
 """The fraud service over HTTP, in this process: one payment or many, what is refused, and retraining on request."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,23 @@ def fraud_http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(endpoint, "open_predictor", opened)
-        with TestClient(app=Fraud.to_asgi()) as client:
+        with alone_in_the_registry(), TestClient(app=Fraud.to_asgi()) as client:
             yield client
+
+
+@contextmanager
+def alone_in_the_registry() -> Iterator[None]:
+    """BentoML registers one set of metrics per process; a test session has a second service in its process."""
+    from prometheus_client import REGISTRY
+
+    def clear() -> None:
+        for collector, names in list(REGISTRY._collector_to_names.items()):
+            if any(name.startswith("bentoml_") for name in names):
+                REGISTRY.unregister(collector)
+
+    clear()
+    yield
+    clear()
 
 
 def test_a_payment_is_answered_with_its_risk(fraud_http: TestClient) -> None:

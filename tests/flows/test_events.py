@@ -83,6 +83,22 @@ def site(prefect_api: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield Site(home, prepared, trained, fraud.payments(**dict(SETTINGS)))
 
 
+def test_a_simulation_can_be_set_otherwise_or_give_way_to_a_file(
+    prefect_api: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For one run its settings are replaced one by one, or a file with the same columns takes its place."""
+    monkeypatch.setattr(fraud, "USE_CASE", SMALL)
+    moment, few = datetime(2024, 1, 20, tzinfo=UTC), {**dict(SETTINGS), "cards": 200.0}
+    log = fraud.payments(**few)
+    rows = int((log["time"] < moment).sum())
+    log.to_csv(tmp_path / "payments.csv", index=False)
+    changes = ({"settings": {"cards": 200.0}}, {"url": str(tmp_path / "payments.csv"), "format": "csv"})
+    with at_home(tmp_path / "home"):
+        made = [prepare("fraud", moment, change) for change in changes]
+    assert [m["rows"] for m in made] == [rows, rows]
+    assert made[0]["snapshot"] == made[1]["snapshot"]
+
+
 def asked(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Payments as requests bring them."""
     keys = ("card_id", "terminal_id")
