@@ -184,13 +184,15 @@ def _retraining(facts: Mapping[str, Any]) -> tuple[Block, ...]:
 
 def _refused(facts: Mapping[str, Any]) -> tuple[Block, ...]:
     drill = facts["drill"]
+    failed = [reason.split(": ", 1) for reason in drill["reasons"]]
     return (
         Badge(
             drill["verdict"],
             KINDS[drill["verdict"]],
             f"Version {drill['version']} was trained on shuffled labels, on purpose.",
         ),
-        Facts((("Refused by", ", ".join(drill["failed"])), ("The attempt to release it", drill["refused"]))),
+        Text(f"The attempt to release it: {drill['refused'].partition('. ')[0]}."),
+        Table(("Gate", "Why it refused"), tuple((gate, why) for gate, why in failed)),
     )
 
 

@@ -62,7 +62,8 @@ def facts(**changes: Any) -> dict[str, Any]:
              "reasons": [], "run": "swift-owl", "state": "Completed", "gates": results}
         ],
         "drill": {"version": "3", "verdict": "REJECT", "failed": ["better_than_dummy"],
-                  "refused": "its verdict is REJECT"},
+                  "reasons": ["better_than_dummy: ROC AUC is 0.52: no better than the dummy"],
+                  "refused": "its verdict is REJECT. better_than_dummy: ROC AUC is 0.52"},
         "feedback": {"months": [month("1998-01", 0.79), month("1998-02", 0.81)]},
         "rollback": {"release": "churn:v1-aa"},
         "explained": {
@@ -89,7 +90,8 @@ def test_the_page_tells_the_whole_loop() -> None:
         "1998-04",
         "swift-owl",
         "Version 3 was trained on shuffled labels",
-        "its verdict is REJECT",
+        "its verdict is REJECT.",
+        "ROC AUC is 0.52: no better than the dummy",
         "Scored again from its journalled features: 0.800000",
         "first version",
         "bentoflow reproduce 1",
