@@ -57,6 +57,7 @@ def first_release(chosen: Settings, story: "Story") -> None:
     )
     released = release(USE_CASE, reason="first version")
     url = service_url(chosen)
+    wait_for(url, released["release"])
     story.tell(
         "release",
         f"{released['release']} answers at {url} after its golden rows were answered exactly",

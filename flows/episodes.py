@@ -14,7 +14,7 @@ import pandas as pd
 
 from bentos.runtime import manifest
 from flows import usecases
-from flows.chapters import drill, service_url
+from flows.chapters import drill, service_url, wait_for
 from flows.check_drift import check_drift
 from flows.errors import BentoflowError
 from flows.explain import explain
@@ -90,6 +90,7 @@ def first_release(chosen: Settings, story: "Story") -> None:
     )
     released = release(USE_CASE, reason="first version")
     url = service_url(chosen, USE_CASE)
+    wait_for(url, released["release"])
     story.tell("release", f"{released['release']} answers at {url}", when=START, kind="good")
 
 
@@ -157,6 +158,8 @@ def retrained(chosen: Settings, story: "Story", api: str, *, seconds: float = 24
     newest = registry.versions(USE_CASE)[0]
     if state != "COMPLETED" or newest.tags.get("reason") != "demo":
         raise BentoflowError(f"run {asked['name']} ended {state} and made no version; see worker.log")
+    if "champion" in newest.aliases:
+        wait_for(service_url(chosen, USE_CASE), newest.tags["release"])
     gain = next((g["reason"] for g in registry.gates(newest) if g["name"] == "champion_gain"), "")
     story.facts["retrained"] = {"version": newest.number, "verdict": newest.verdict, "gain": gain, **asked}
     story.tell(

@@ -44,11 +44,13 @@ def test_the_request_started_one_training(home: Path) -> None:
 
 
 def test_answers_are_journalled_at_their_own_times(home: Path) -> None:
-    """Every answer of the three days stands in the journal at its payment's time; golden rows are marked."""
+    """Every answer of the three days stands in the journal at its payment's time; golden rows are left out."""
     records = list(journal.scan(answers.folder(home, "fraud")))
     days = {record["time"][:10] for record in records}
     assert days == {"2024-03-01", "2024-03-08", "2024-03-09"}
-    assert {record["state"] for record in records} == {"ok"}
+    new = [record for record in records if record["state"] != "ok"]  # a card's first payment ever
+    assert {record["state"] for record in new} <= {"missing"}
+    assert len(new) < 0.01 * len(records)
     assert {record["decision"] for record in records} == {"LOW", "MEDIUM", "HIGH"}
 
 

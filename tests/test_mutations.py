@@ -68,6 +68,30 @@ MUTATIONS = (
         "tests/flows/steps/test_cohorts.py::test_every_split_leaves_the_horizon_between",
     ),
     Mutation(
+        "3 a label is hidden until it is known",
+        "flows/steps/cohorts.py",
+        (("        if column.delay_days:", "        if column.delay_days < 0:"),),
+        "tests/flows/steps/test_cohorts.py::test_what_was_not_known_yet_is_missing",
+    ),
+    Mutation(
+        "3 the labels of training events matured before the test",
+        "flows/steps/cohorts.py",
+        (("stop = test - horizon", "stop = test"),),
+        "tests/flows/steps/test_cohorts.py::test_event_windows_leave_the_label_time_on_both_sides",
+    ),
+    Mutation(
+        "3 risk features use labels that are known",
+        "flows/usecases/fraud.py",
+        (("settled = as_of - pd.Timedelta(days=DELAY_DAYS)", "settled = as_of"),),
+        "tests/flows/test_usecases.py::test_terminal_risk_by_hand",
+    ),
+    Mutation(
+        "3 an event sees nothing younger than itself online",
+        "bentos/runtime/features.py",
+        (("else times > moment\n", "else times > moment + 1e9\n"),),
+        "tests/bentos/test_events.py::test_values_younger_than_the_row_are_not_used",
+    ),
+    Mutation(
         "4 a row scores the same in any batch",
         "bentos/runtime/model.py",
         (
