@@ -126,7 +126,7 @@ MUTATIONS = (
     Mutation(
         "6 what cannot be journalled is not answered",
         "bentos/runtime/predictor.py",
-        (("results = [r if isinstance(r, RowError) else refused for r in results]", "del refused"),),
+        (("results, answers = [r if isinstance(r, RowError) else refused for r in results], []", "answers = []"),),
         "tests/bentos/test_predictor.py::test_nothing_is_answered_that_cannot_be_journalled",
     ),
     Mutation(
