@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from flows import processes
 from flows.environment import defaults
@@ -69,6 +68,8 @@ def health(url: str) -> dict[str, Any]:
 
 def figures(url: str) -> dict[str, Figures]:
     """What the service's workers counted of each arm since they started, while there was a canary."""
+    from prometheus_client.parser import text_string_to_metric_families
+
     response = httpx.get(f"{url}/metrics", timeout=10.0)
     lines = [line for line in response.text.splitlines() if line.startswith("bentoflow_arm_")]
     found: dict[str, Counter[str]] = defaultdict(Counter)
