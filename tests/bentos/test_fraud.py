@@ -60,13 +60,15 @@ def fraud_http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(endpoint, "open_predictor", opened)
-        with alone_in_the_registry(), TestClient(app=Fraud.to_asgi()) as client:
+        with alone_in_the_process(), TestClient(app=Fraud.to_asgi()) as client:
             yield client
 
 
 @contextmanager
-def alone_in_the_registry() -> Iterator[None]:
-    """BentoML registers one set of metrics per process; a test session has a second service in its process."""
+def alone_in_the_process() -> Iterator[None]:
+    """BentoML has one service and one set of metrics a process; a test session has another service in its process."""
+    from _bentoml_sdk.service import get_current_service, set_current_service
+    from bentoml.exceptions import BentoMLException
     from prometheus_client import REGISTRY
 
     def clear() -> None:
@@ -74,9 +76,14 @@ def alone_in_the_registry() -> Iterator[None]:
             if any(name.startswith("bentoml_") for name in names):
                 REGISTRY.unregister(collector)
 
+    try:
+        other = get_current_service()
+    except BentoMLException:  # none has started yet
+        other = None
     clear()
     yield
     clear()
+    set_current_service(other)
 
 
 def test_a_payment_is_answered_with_its_risk(fraud_http: TestClient) -> None:
