@@ -37,38 +37,38 @@ terminal = Entity(
     owner=OWNER,
 )
 
-card_behaviour = FeatureView(
-    name="fraud_card_behaviour",
-    entities=[card],
-    ttl=timedelta(days=2),
-    schema=fields(CARD),
-    source=FileSource(
-        name="fraud_card_behaviour",
-        path=str(HOME / "features" / "fraud" / "*.parquet"),
-        timestamp_field="event_timestamp",
-        description="written by the prepare flow, one file per day",
-        owner=OWNER,
-    ),
-    online=True,
-    description="how the card was used up to, and without, the day of the row",
-    owner=OWNER,
-)
 
-terminal_risk = FeatureView(
-    name="fraud_terminal_risk",
-    entities=[terminal],
-    ttl=timedelta(days=2),
-    schema=fields(TERMINAL),
-    source=FileSource(
-        name="fraud_terminal_risk",
-        path=str(HOME / "features" / "fraud" / "terminal_id" / "*.parquet"),
+def daily(name: str, entity: Entity, folder: Path, features: dict[str, str], description: str) -> FeatureView:
+    """A view over the files that the prepare flow writes, one a day; what is two days old counts as missing."""
+    source = FileSource(
+        name=name,
+        path=str(folder / "*.parquet"),
         timestamp_field="event_timestamp",
         description="written by the prepare flow, one file per day",
         owner=OWNER,
-    ),
-    online=True,
-    description="how busy the terminal is, and how often fraud was confirmed there a week and more ago",
-    owner=OWNER,
+    )
+    return FeatureView(
+        name=name,
+        entities=[entity],
+        ttl=timedelta(days=2),
+        schema=fields(features),
+        source=source,
+        online=True,
+        description=description,
+        owner=OWNER,
+    )
+
+
+FILES = HOME / "features" / "fraud"
+card_behaviour = daily(
+    "fraud_card_behaviour", card, FILES, CARD, "how the card was used up to, and without, the day of the row"
+)
+terminal_risk = daily(
+    "fraud_terminal_risk",
+    terminal,
+    FILES / "terminal_id",
+    TERMINAL,
+    "how busy the terminal is, and how often fraud was confirmed there a week and more ago",
 )
 
 fraud_v1 = FeatureService(

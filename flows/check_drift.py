@@ -17,9 +17,11 @@ from bentos.runtime.home import replace
 from flows import usecases
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps import drift, page, plots, policy, sketches
+from flows.steps import drift, measures, page, plots, policy, sketches
+from flows.steps import report as drift_report
 from flows.stores import answers, bentos, history, profiles, transaction
 
+Compared = tuple[drift.Verdict, tuple[measures.Sketch, ...]]  # and the window's sketches
 EVENT = "bentoflow.drift.detected"
 WINDOW = timedelta(days=31)
 
@@ -44,7 +46,7 @@ def profile_segment(
 
 
 @task(cache_policy=NO_CACHE)
-def judge(keys: list[str], reference: str, name: str, folder: Path) -> tuple[drift.Verdict, tuple[drift.Sketch, ...]]:
+def judge(keys: list[str], reference: str, name: str, folder: Path) -> Compared:
     """Merge the window's parts and compare them with the reference."""
     then = sketches.from_json(reference)
     parts = [sketches.from_json((folder / f"{key}.json").read_text()) for key in keys]
@@ -57,7 +59,7 @@ def judge(keys: list[str], reference: str, name: str, folder: Path) -> tuple[dri
 
 @task(cache_policy=NO_CACHE)
 def report(
-    verdict: drift.Verdict, reference: str, now: tuple[drift.Sketch, ...], path: Path, context: dict[str, Any]
+    verdict: drift.Verdict, reference: str, now: tuple[measures.Sketch, ...], path: Path, context: dict[str, Any]
 ) -> Path:
     """The report's page, one picture per column."""
     then = {s.name: s for s in sketches.from_json(reference)}
@@ -73,7 +75,7 @@ def report(
                 s.name, s.categories or s.edges, [c / old for c in then[s.name].counts], [c / new for c in s.counts]
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, page.render(page.drift_page(verdict, figures, context)).encode())
+    replace(path, page.render(drift_report.drift_page(verdict, figures, context)).encode())
     return path
 
 
@@ -132,7 +134,7 @@ def check_drift(
 
 def _compare(
     use_case: str, release: str, start: datetime, end: datetime, home: Path
-) -> tuple[drift.Verdict, tuple[drift.Sketch, ...], list[str], str]:
+) -> tuple[drift.Verdict, tuple[measures.Sketch, ...], list[str], str]:
     """Profile every journal segment, merge and compare; verdict, the window's sketches, the profiles, the reference."""
     folder, out = bentos.model_folder(release), home / "profiles" / use_case
     reference = (folder / manifest.REFERENCE).read_text()

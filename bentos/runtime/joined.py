@@ -11,7 +11,8 @@ import numpy.typing as npt
 from bentos.runtime.features import FeatureRows
 from bentos.runtime.home import ROOT
 from bentos.runtime.manifest import Manifest
-from bentos.runtime.online import FeatureReader, OnlineError
+from bentos.runtime.online import FeatureReader
+from bentos.runtime.store import OnlineError
 
 
 class JoinedReader:

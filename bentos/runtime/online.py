@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import sys
 import threading
 import warnings
@@ -11,48 +10,26 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 import typeguard
-import yaml
 
 from bentos.runtime.features import FeatureRows, View, dated, key_of, owners
 from bentos.runtime.home import ROOT
 from bentos.runtime.packed import Ask, Pack, RedisPack, SqlitePack
+from bentos.runtime.store import OnlineError, settings
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore, RepoConfig
 
-HOME_IN_YAML = "../.bentoflow/"
-REDIS_URL = "it must be redis://[user:password@]host[:port][/db], with % codes for special characters of the password"
-
-
-class OnlineError(RuntimeError):
-    """The feature store lacks what a release reads, or cannot be reached."""
-
 
 def repo_config(home: Path, *, root: Path = ROOT) -> "RepoConfig":
-    """Feast's configuration from feature_store.yaml with its data under `home`.
-
-    `BENTOFLOW_ONLINE_STORE=redis://…` replaces the online store.
-    """
+    """Feast's configuration from feature_store.yaml with its data under `home`."""
     warm()
     from feast import RepoConfig
 
-    path = root / "feature_repo" / "feature_store.yaml"
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise OnlineError(f"no {path}: the feature store is described there") from error
-    raw = _rebase(raw, home)
-    registry = raw["registry"] if isinstance(raw["registry"], dict) else {"path": raw["registry"]}
-    raw["registry"] = registry
-    url = os.environ.get("BENTOFLOW_ONLINE_STORE", "").strip()
-    if url:
-        raw["online_store"] = redis_store(url)
-    return RepoConfig(**raw, repo_path=path.parent)
+    return RepoConfig(**settings(home, root), repo_path=root / "feature_repo")
 
 
 def warm() -> None:
@@ -73,35 +50,6 @@ def warm() -> None:
 
 def _unchecked(target: Any = None, **options: Any) -> Any:
     return _unchecked if target is None else target
-
-
-def redis_store(url: str) -> dict[str, Any]:
-    """Feast's settings of a Redis online store from redis://[user:password@]host[:port][/db]; rediss:// is TLS."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or 6379
-    except ValueError:  # its text holds the part that does not parse, which may be of the password
-        raise OnlineError(f"BENTOFLOW_ONLINE_STORE has no valid port; {REDIS_URL}") from None
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise OnlineError(f"BENTOFLOW_ONLINE_STORE begins with {parts.scheme!r:.20}; {REDIS_URL}")
-    if "," in unquote(f"{parts.username}{parts.password}"):
-        raise OnlineError(
-            "BENTOFLOW_ONLINE_STORE's user or password has a comma, which Feast's Redis store cannot take"
-        )
-    settings = [f"{parts.hostname}:{port}"]
-    settings += [f"username={unquote(parts.username)}"] if parts.username else []
-    settings += [f"password={unquote(parts.password)}"] if parts.password else []
-    settings += [f"db={parts.path.strip('/')}"] if parts.path.strip("/") else []
-    settings += ["ssl=true"] if parts.scheme == "rediss" else []
-    return {"type": "redis", "connection_string": ",".join(settings)}
-
-
-def _rebase(value: Any, home: Path) -> Any:
-    if isinstance(value, dict):
-        return {key: _rebase(v, home) for key, v in value.items()}
-    if isinstance(value, str) and value.startswith(HOME_IN_YAML):
-        return str(home / value.removeprefix(HOME_IN_YAML))
-    return value
 
 
 class FeatureReader:

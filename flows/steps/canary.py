@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import fisher_exact, rankdata
 
 from flows.steps import sketches
-from flows.steps.drift import CHANCE, Z, ks, ks_noise, psi, psi_noise
+from flows.steps.measures import CHANCE, Z, ks, ks_noise, psi, psi_noise
 from flows.steps.metrics import paired_gain
 
 Floats = NDArray[np.float64]

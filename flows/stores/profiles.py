@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pandas.api import types
 
 from flows.errors import StoreError
-from flows.steps.drift import Sketch
+from flows.steps.measures import Sketch
 from flows.steps.sketches import OTHER
 
 os.environ.setdefault("WHYLOGS_NO_ANALYTICS", "1")  # read once, at import; its telemetry threads delay the exit

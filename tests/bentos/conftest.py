@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -303,6 +304,29 @@ def server_env(home: Path, bentoml_home: Path) -> dict[str, str]:
         "BENTOML_DO_NOT_TRACK": "True",
         "DO_NOT_TRACK": "true",
     }
+
+
+class Clients:
+    """Threads that post to a server, each by `post`, from the block's start to its end."""
+
+    def __init__(self, url: str, clients: int) -> None:
+        self.url, self.failures = url, []
+        self.over = threading.Event()
+        self._threads = [threading.Thread(target=self.post, args=(k,)) for k in range(clients)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def post(self, k: int) -> None:
+        """Client `k`, until `over` is set."""
+        raise NotImplementedError
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from bentos.runtime.online import FeatureReader, OnlineError, redis_store, repo_config
+from bentos.runtime.online import FeatureReader, repo_config
+from bentos.runtime.store import OnlineError, redis_store
 
 from .conftest import FRESH, HALF, NAMES, NOW, NULLS, OLD, ROOT, UNKNOWN
 

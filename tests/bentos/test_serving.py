@@ -21,6 +21,7 @@ from .conftest import (
     OLD,
     ROOT,
     UNKNOWN,
+    Clients,
     Server,
     fill_store,
     fit,
@@ -73,7 +74,7 @@ def home(stored) -> Path:
     return stored
 
 
-class Load:
+class Load(Clients):
     """Clients that post without pause and keep every complete answer and everything else that happened."""
 
     def __init__(
@@ -81,24 +82,13 @@ class Load:
     ) -> None:
         self.on_answer = on_answer
         self.headers = {"connection": "close"} if reconnect else {}
-        self.url, self.ids, self.versions, self.failures = url, [], [], []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._post, args=(k,)) for k in range(clients)]
+        super().__init__(url, clients)
+        self.ids, self.versions = [], []
 
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _post(self, k: int) -> None:
+    def post(self, k: int) -> None:
         body = {"user_id": FRESH} if k % 2 else [{"user_id": FRESH}, {"user_id": OLD}, {"user_id": UNKNOWN}]
         with httpx.Client(timeout=20) as client:
-            while not self._stop.is_set():
+            while not self.over.is_set():
                 try:
                     response = client.post(self.url + "/predict", json=body, headers=self.headers)
                 except httpx.TransportError as error:

@@ -1,6 +1,5 @@
 """Rollouts of a real server under load: canary step, promotion and rollback lose nothing and linger nowhere."""
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from bentos.runtime.rollout import Arm, Rollout
 from .conftest import (
     GIVEN,
     MODEL,
+    Clients,
     Server,
     fill_store,
     fit,
@@ -42,28 +42,17 @@ def models(tmp_path_factory) -> Path:
     return home
 
 
-class Load:
+class Load(Clients):
     """Clients that post a hundred people again and again; every answer with the moment its request was sent."""
 
     def __init__(self, url: str, clients: int = 3) -> None:
-        self.url, self.answers, self.failures = url, [], []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._post) for _ in range(clients)]
+        super().__init__(url, clients)
+        self.answers = []
 
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _post(self) -> None:
+    def post(self, k: int) -> None:
         body = [{"user_id": i, "features": GIVEN} for i in PEOPLE]
         with httpx.Client(timeout=20) as client:
-            while not self._stop.is_set():
+            while not self.over.is_set():
                 sent = time.monotonic()
                 try:
                     response = client.post(self.url + "/predict", json=body)

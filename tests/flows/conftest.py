@@ -25,6 +25,16 @@ from flows.usecases import churn
 
 CUSTOMERS = 2_000
 AS_OF = datetime(1998, 1, 1, tzinfo=UTC)
+NAMES = [  # churn's features, in their order
+    "total_purchases",
+    "avg_purchase_amount",
+    "avg_items",
+    "tenure_months",
+    "recency_days",
+    "purchase_frequency",
+    "purchases_90d",
+    "spend_90d",
+]
 SMALL = replace(
     churn.USE_CASE,
     estimators=("logistic_regression",),

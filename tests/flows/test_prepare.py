@@ -15,19 +15,9 @@ from flows.prepare import prepare
 from flows.stores import features, tables
 from flows.stores import prepared as pointer
 from flows.usecases.spec import Column
-from tests.flows.conftest import SMALL, use
+from tests.flows.conftest import NAMES, SMALL, use
 
 EARLY = datetime(1997, 5, 1, tzinfo=UTC)
-NAMES = [
-    "total_purchases",
-    "avg_purchase_amount",
-    "avg_items",
-    "tenure_months",
-    "recency_days",
-    "purchase_frequency",
-    "purchases_90d",
-    "spend_90d",
-]
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:

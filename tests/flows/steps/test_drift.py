@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from flows.steps import drift, sketches
-from flows.steps.drift import Sketch
+from flows.steps import drift, measures, sketches
+from flows.steps.measures import Sketch
 from flows.usecases.spec import DriftRules
 
 Measure = Callable[[Sketch, Sketch], float]
 MEASURES: dict[str, Measure] = {
-    "psi": drift.psi,
-    "ks": drift.ks,
-    "chi_square": lambda a, b: drift.chi_square(a, b)[0],
-    "missing_change": drift.missing_change,
-    "unseen_share": drift.unseen_share,
+    "psi": measures.psi,
+    "ks": measures.ks,
+    "chi_square": lambda a, b: measures.chi_square(a, b)[0],
+    "missing_change": measures.missing_change,
+    "unseen_share": measures.unseen_share,
 }
 SYMMETRIC = ("psi", "ks", "chi_square")
 RULES = DriftRules()
@@ -102,14 +102,14 @@ def test_distances_grow_with_the_shift(name: str) -> None:
 def test_psi_follows_the_formula() -> None:
     """PSI of smoothed shares, computed by hand for two bins."""
     p, q = np.array([10.5, 30.5]) / 41, np.array([30.5, 10.5]) / 41
-    assert drift.psi(numbers(10, 30), numbers(30, 10)) == pytest.approx(((q - p) * np.log(q / p)).sum())
+    assert measures.psi(numbers(10, 30), numbers(30, 10)) == pytest.approx(((q - p) * np.log(q / p)).sum())
 
 
 def test_psi_of_shifted_normals_is_near_its_limit() -> None:
     """Fine bins approach the symmetrised Kullback-Leibler divergence, which is the squared shift in sigmas."""
     rng = np.random.default_rng(0)
     then, now = pair(rng.normal(size=200_000), rng.normal(0.5, size=200_000), bins=50)
-    assert drift.psi(then, now) == pytest.approx(0.25, abs=0.012)
+    assert measures.psi(then, now) == pytest.approx(0.25, abs=0.012)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, 1.0])
@@ -120,28 +120,28 @@ def test_ks_is_scipys_within_a_bin(shift: float, bins: int) -> None:
     a, b = rng.normal(size=3000), rng.normal(shift, size=2000)
     then, now = pair(a, b, bins)
     raw, mass = stats.ks_2samp(a, b).statistic, max(then.counts) / then.n
-    assert raw - mass <= drift.ks(then, now) <= raw + 1e-12
+    assert raw - mass <= measures.ks(then, now) <= raw + 1e-12
 
 
 def test_ks_of_discrete_values_is_scipys() -> None:
     """With a bin per value there is no bin error at all."""
     rng = np.random.default_rng(2)
     a, b = rng.integers(0, 6, 900), rng.integers(1, 7, 700)
-    assert drift.ks(*pair(a, b)) == pytest.approx(stats.ks_2samp(a, b).statistic)
+    assert measures.ks(*pair(a, b)) == pytest.approx(stats.ks_2samp(a, b).statistic)
 
 
 def test_chi_square_is_scipys() -> None:
     """Statistic and p are those of scipy's contingency table, without bins that both lack."""
     a, b = words(40, 30, 0, 0), words(20, 45, 0, 9)
     expected = stats.chi2_contingency([[40, 30, 0], [20, 45, 9]], correction=False)
-    assert drift.chi_square(a, b) == pytest.approx((expected.statistic, expected.pvalue))
+    assert measures.chi_square(a, b) == pytest.approx((expected.statistic, expected.pvalue))
 
 
 def test_missing_change_and_unseen_share_are_shares() -> None:
     """Both are plain shares of the window, the change signed."""
-    assert drift.missing_change(numbers(9, missing=1), numbers(6, missing=4)) == pytest.approx(0.3)
-    assert drift.missing_change(numbers(6, missing=4), numbers(9, missing=1)) == pytest.approx(-0.3)
-    assert drift.unseen_share(words(5, 5, 0), words(2, 2, 4, missing=9)) == 0.5
+    assert measures.missing_change(numbers(9, missing=1), numbers(6, missing=4)) == pytest.approx(0.3)
+    assert measures.missing_change(numbers(6, missing=4), numbers(9, missing=1)) == pytest.approx(-0.3)
+    assert measures.unseen_share(words(5, 5, 0), words(2, 2, 4, missing=9)) == 0.5
 
 
 def test_psi_of_undrifted_samples_is_what_the_noise_says() -> None:
@@ -150,8 +150,8 @@ def test_psi_of_undrifted_samples_is_what_the_noise_says() -> None:
     found = []
     for _ in range(2000):
         a, b = rng.multinomial(2000, [0.1] * 10), rng.multinomial(500, [0.1] * 10)
-        found.append(drift.psi(numbers(*a.tolist()), numbers(*b.tolist())))
-    expected, rare = drift.psi_noise(numbers(*[200] * 10), numbers(*[50] * 10))
+        found.append(measures.psi(numbers(*a.tolist()), numbers(*b.tolist())))
+    expected, rare = measures.psi_noise(numbers(*[200] * 10), numbers(*[50] * 10))
     assert expected == pytest.approx(9 * (1 / 2000 + 1 / 500))
     assert np.mean(found) == pytest.approx(expected, rel=0.05)
     assert np.mean(np.array(found) > rare) < 0.005
@@ -160,7 +160,7 @@ def test_psi_of_undrifted_samples_is_what_the_noise_says() -> None:
 def test_other_bins_are_refused() -> None:
     """Sketches that were not counted into the same bins cannot be compared."""
     with pytest.raises(ValueError, match="different bins; count the window with bin_counts"):
-        drift.psi(numbers(1, 2), numbers(1, 2, 3))
+        measures.psi(numbers(1, 2), numbers(1, 2, 3))
 
 
 def table(rng: np.random.Generator, n: int, shift: float = 0.0) -> pd.DataFrame:

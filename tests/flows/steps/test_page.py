@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from flows.steps import drift, page, sketches
+from flows.steps import report as drift_report
 from flows.usecases.spec import DriftRules
 from tests import browser
 
@@ -71,9 +72,9 @@ def report(shift: float = 1.0, rows: int = 2000) -> tuple[drift.Verdict, page.Pa
 
     then = sketches.reference(table(3000, 0))
     verdict = drift.compare(then, sketches.bin_counts(table(rows, shift), then), DriftRules())
-    figures = {name: png() for name in (page.OVERVIEW, "recency", "amount", "country")}
+    figures = {name: png() for name in (drift_report.OVERVIEW, "recency", "amount", "country")}
     context = {"use case": "churn", "release": "churn:v9", "next": "bentoflow train --use-case churn"}
-    return verdict, page.drift_page(verdict, figures, context)
+    return verdict, drift_report.drift_page(verdict, figures, context)
 
 
 def text(html: str) -> str:
@@ -188,7 +189,7 @@ def test_a_report_needs_no_figure() -> None:
     """Without figures and context the table alone remains, also when one drifted column is too few."""
     verdict, _ = report()
     few = replace(verdict, state="none", rules=replace(verdict.rules, min_drifted_columns=2))
-    shown = text(page.render(page.drift_page(few, {}, {})))
+    shown = text(page.render(drift_report.drift_page(few, {}, {})))
     assert "1 of 3 columns drifted, fewer than the 2 needed: recency." in shown
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.steps import sketches
-from flows.steps.drift import Sketch
+from flows.steps.measures import Sketch
 
 ROWS = st.lists(
     st.tuples(

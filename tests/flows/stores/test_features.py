@@ -10,17 +10,8 @@ import pytest
 from flows.errors import StoreError
 from flows.stores import features
 from flows.stores.tables import write_table
+from tests.flows.conftest import NAMES
 
-NAMES = [
-    "total_purchases",
-    "avg_purchase_amount",
-    "avg_items",
-    "tenure_months",
-    "recency_days",
-    "purchase_frequency",
-    "purchases_90d",
-    "spend_90d",
-]
 BEFORE = pd.Timestamp("1997-12-31", tz="UTC")
 JANUARY, FEBRUARY = pd.Timestamp("1998-01-01", tz="UTC"), pd.Timestamp("1998-02-01", tz="UTC")
 
