@@ -123,13 +123,16 @@ class Shadow:
 
     def _feed(self, channel: socket.socket) -> None:
         """Pass rows on and hear what became of them, until told to stop; ConnectionError when the process ended."""
-        while not self._stop.wait(TICK_S):
-            self._hear(channel)
-            while self._ready and self._queue and not self._stop.is_set():
-                with self._lock:
-                    scored = self._queue.popleft()
-                    self._queued -= len(scored.rows)
-                self._pass_on(channel, scored)
+        try:
+            while not self._stop.wait(TICK_S):
+                self._hear(channel)
+                while self._ready and self._queue and not self._stop.is_set():
+                    with self._lock:
+                        scored = self._queue.popleft()
+                        self._queued -= len(scored.rows)
+                    self._pass_on(channel, scored)
+        except OSError as error:  # end of file, a broken pipe, or a reset where rows were left unread
+            raise ConnectionError("its process ended") from error
 
     def _pass_on(self, channel: socket.socket, scored: Scored) -> None:
         """Send rows in messages that fit; a single row that does not is dropped."""

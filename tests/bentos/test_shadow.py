@@ -213,15 +213,19 @@ def test_a_shadow_that_cannot_follow_drops_rows_and_counts_them(server):
     wait_for(lambda: shadow_rows(server, "dropped") > 0, what="dropped rows")
 
 
-def test_a_shadow_that_is_killed_changes_nothing_and_comes_back(server):
+@pytest.mark.parametrize("unread", [False, True], ids=["idle", "with-rows-unread"])
+def test_a_shadow_that_is_killed_changes_nothing_and_comes_back(server, unread):
     """SIGKILL of its process: requests go on, /health says so, and a new process takes over."""
     put(server.home, shadow="v2")
     wait_for(lambda: state(server) == "scoring", what="the shadow")
     [understudy] = [p for p in server.family() if "bentos.runtime.understudy" in p.cmdline()]
+    if unread:
+        understudy.suspend()
+        asked(server, {"user_id": FRESH}, 50)
     understudy.kill()
     found, _ = asked(server, {"user_id": FRESH}, 50)
     assert {status for status, _ in found} == {200}
-    wait_for(lambda: "ended" in state(server) or "Pipe" in state(server), what="the reason")
+    wait_for(lambda: "its process ended" in state(server), what="the reason")
     wait_for(lambda: state(server) == "scoring", what="another process")
     put(server.home)
     wait_for(lambda: not state(server), what="the end of the shadow")
