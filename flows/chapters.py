@@ -3,15 +3,14 @@
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pandas as pd
 
 from bentos.runtime import clock, journal, manifest
-from flows import processes
 from flows.check_drift import check_drift
-from flows.errors import BentoflowError, ContractError, GateError
+from flows.errors import BentoflowError, ContractError
 from flows.explain import explain
 from flows.feedback import feedback
 from flows.prepare import prepare
@@ -20,16 +19,14 @@ from flows.settings import Settings
 from flows.steps import narrative
 from flows.steps import page as pages
 from flows.stores import answers, bentos, features, history, registry
+from flows.story import Story
 from flows.targets import local
 from flows.train import train
-
-if TYPE_CHECKING:
-    from flows.demo import Story
 
 USE_CASE = "churn"
 
 
-def prepare_month(story: "Story", moment: datetime) -> None:
+def prepare_month(story: Story, moment: datetime) -> None:
     """Prepare what is known at a moment; the online store and the clock move there."""
     done = prepare(USE_CASE, moment)
     story.tell(
@@ -40,7 +37,7 @@ def prepare_month(story: "Story", moment: datetime) -> None:
     )
 
 
-def first_release(chosen: Settings, story: "Story") -> None:
+def first_release(chosen: Settings, story: Story) -> None:
     """Train on what was known in January 1998, and release."""
     from flows.demo import START
 
@@ -56,8 +53,8 @@ def first_release(chosen: Settings, story: "Story") -> None:
         kind="good" if trained["verdict"] == "PROMOTE" else "bad",
     )
     released = release(USE_CASE, reason="first version")
-    url = service_url(chosen)
-    wait_for(url, released["release"])
+    url = local.address(chosen, USE_CASE)
+    local.wait_for(url, released["release"])
     story.tell(
         "release",
         f"{released['release']} answers at {url} after its golden rows were answered exactly",
@@ -66,20 +63,11 @@ def first_release(chosen: Settings, story: "Story") -> None:
     )
 
 
-def service_url(chosen: Settings, use_case: str = USE_CASE) -> str:
-    """Address of the running service."""
-    name = local.process_name(use_case)
-    process = processes.running(chosen.home, name)
-    if process is None:
-        raise processes.ProcessError(f"the service is not running; see {name}.log")
-    return process.url
-
-
-def month(chosen: Settings, story: "Story", moment: datetime, customers: int, *, note: str = "") -> dict[str, Any]:
+def month(chosen: Settings, story: Story, moment: datetime, customers: int, *, note: str = "") -> dict[str, Any]:
     """Replay customers through HTTP, then check drift over the month."""
     from flows.demo import replay, sample
 
-    answered = replay(service_url(chosen), sample(chosen.home, moment, customers))
+    answered = replay(local.address(chosen, USE_CASE), sample(chosen.home, moment, customers))
     high = sum(a["risk"] == "High" for a in answered) / len(answered)
     story.facts["example"] = answered[0]
     story.tell(
@@ -100,7 +88,7 @@ def month(chosen: Settings, story: "Story", moment: datetime, customers: int, *,
     return checked
 
 
-def retrained(chosen: Settings, story: "Story", moment: datetime, run: dict[str, Any], customers: int) -> None:
+def retrained(chosen: Settings, story: Story, moment: datetime, run: dict[str, Any], customers: int) -> None:
     """What the training did that the automation started, read from the registry."""
     newest = registry.versions(USE_CASE)[0]
     if newest.tags.get("reason") != "drift":
@@ -132,25 +120,7 @@ def retrained(chosen: Settings, story: "Story", moment: datetime, run: dict[str,
         story.tell("rollout", f"{again['release']} was released by that run and answers now", when=moment, kind="good")
 
 
-def drill(chosen: Settings, story: "Story") -> None:
-    """A candidate trained on shuffled labels: the gates must refuse it, and no path may release it."""
-    planted = train(story.use_case, reason="drill", drill="shuffled_labels")
-    try:
-        release(story.use_case, planted["version"])
-    except GateError as error:
-        refused = str(error)
-    else:
-        raise AssertionError(f"version {planted['version']} was released although its labels were shuffled")
-    story.facts["drill"] = {**planted, "refused": refused}
-    story.tell(
-        "drill",
-        f"version {planted['version']}, trained on shuffled labels on purpose: {planted['verdict']} by "
-        f"{planted['failed'][0]} and {len(planted['failed']) - 1} other gates; its release was refused",
-        kind="good",
-    )
-
-
-def injected(chosen: Settings, story: "Story", moment: datetime, customers: int) -> None:
+def injected(chosen: Settings, story: Story, moment: datetime, customers: int) -> None:
     """INJECTED: amounts in cents, first in the feed (prepare stops), then in the online store behind it (drift)."""
     prepare_month(story, moment)
     feed = chosen.home / "demo" / "feed_in_cents.csv"
@@ -196,7 +166,7 @@ def prepare_online_again(home: Path, moment: datetime) -> None:
     features.write_online(features.open_store(home), "churn_purchase_behaviour", _online_rows(home, moment))
 
 
-def matured(story: "Story", moment: datetime) -> None:
+def matured(story: Story, moment: datetime) -> None:
     """Three months later the labels are in: live quality per month."""
     prepare_month(story, moment)
     measured = feedback(USE_CASE, moment)
@@ -210,13 +180,13 @@ def matured(story: "Story", moment: datetime) -> None:
     )
 
 
-def rolled_back(chosen: Settings, story: "Story") -> None:
+def rolled_back(chosen: Settings, story: Story) -> None:
     """Back to the first release; an answer of the second one still explains itself."""
     asked = story.facts["example"]["request_id"]
     if len(registry.aliases(USE_CASE)) > 1:
         done = rollback(USE_CASE, reason="demo")
-        wait_for(service_url(chosen), done["release"])
-        one = httpx.post(f"{service_url(chosen)}/predict", json={"user_id": 17}, timeout=10).json()
+        local.wait_for(local.address(chosen, USE_CASE), done["release"])
+        one = httpx.post(f"{local.address(chosen, USE_CASE)}/predict", json={"user_id": 17}, timeout=10).json()
         story.facts["rollback"] = {**done, "answered_by": one["release"]}
         story.tell(
             "rollback",
@@ -235,19 +205,7 @@ def rolled_back(chosen: Settings, story: "Story") -> None:
     )
 
 
-def wait_for(url: str, expected: str, seconds: float = 10) -> None:
-    """Wait until the service answers for a release."""
-    import time
-
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if httpx.get(f"{url}/health", timeout=5).json().get("release") == expected:
-            return
-        time.sleep(0.1)
-    raise processes.ProcessError(f"{url} does not answer for {expected} after {seconds:.0f} s")
-
-
-def page(chosen: Settings, story: "Story") -> Path:
+def page(chosen: Settings, story: Story) -> Path:
     """The page, from stored evidence: history, journal, reports, registry."""
     home = chosen.home
     lines = history.read(home, USE_CASE)

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ import pandas as pd
 from flows import environment, processes, stack
 from flows.errors import BentoflowError
 from flows.settings import Settings, settings
-from flows.steps.page import Event, Kind
 from flows.stores import history, locks
+from flows.story import Story, drill
 
 USE_CASE = "churn"
 START = datetime(1998, 1, 1, tzinfo=UTC)
@@ -38,25 +37,6 @@ STATE = (
     *("history", "rollout", "clock", "releases", "feedback", "scores", "run", "logs", "demo"),
 )
 MARKER = "demo.json"
-
-
-@dataclass
-class Story:
-    """What happened so far: told line by line, kept for the page."""
-
-    say: Callable[[str], None]
-    home: Path
-    use_case: str = USE_CASE
-    began: float = field(default_factory=time.monotonic)
-    events: list[Event] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def tell(self, what: str, text: str, *, when: datetime | None = None, kind: Kind = "info") -> None:
-        """One line now, one event on the page."""
-        spent = time.monotonic() - self.began
-        month = f"{when:%Y-%m-%d}" if when else ""
-        self.say(f"[{spent:5.0f} s] {what:<10} {month:<10}  {text}")
-        self.events.append(Event(month or f"{spent:.0f} s", what, text, kind))
 
 
 def foreign(home: Path) -> bool:
@@ -226,7 +206,7 @@ def _loop(chosen: Settings, story: Story, customers: int, api: Api) -> Path:
         if checked["event"]:
             api.deployed.result(timeout=240)
             chapters.retrained(chosen, story, moment, api.automated_train(), customers)
-    chapters.drill(chosen, story)
+    drill(story)
     chapters.injected(chosen, story, INJECTED, customers)
     chapters.matured(story, END)
     chapters.rolled_back(chosen, story)

@@ -14,7 +14,6 @@ import pandas as pd
 
 from bentos.runtime import manifest
 from flows import usecases
-from flows.chapters import drill, service_url, wait_for
 from flows.check_drift import check_drift
 from flows.errors import BentoflowError
 from flows.explain import explain
@@ -26,10 +25,12 @@ from flows.steps import live
 from flows.steps import page as pages
 from flows.steps.page import Badge, Facts, Figure, Gallery, Links, Page, Section, Table, Text, Timeline
 from flows.stores import bentos, history, registry, tables
+from flows.story import Story, drill
+from flows.targets import local
 from flows.train import train
 
 if TYPE_CHECKING:
-    from flows.demo import Api, Story
+    from flows.demo import Api
 
 USE_CASE = "fraud"
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -40,7 +41,7 @@ TOKEN = "BENTOFLOW_ADMIN_TOKEN"
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
-def loop(chosen: Settings, story: "Story", payments: int, api: "Api") -> Path:
+def loop(chosen: Settings, story: Story, payments: int, api: "Api") -> Path:
     """Release, two replayed days, a retraining by request, an injected fault, a drill, labels, the page."""
     os.environ[TOKEN] = secrets.token_hex(16)  # the service that the release starts inherits it
     try:
@@ -52,7 +53,7 @@ def loop(chosen: Settings, story: "Story", payments: int, api: "Api") -> Path:
         retrained(chosen, story, api.url)
         known(story, INJECTED)
         replayed(chosen, story, INJECTED, payments, factor=100.0)
-        drill(chosen, story)
+        drill(story)
         labelled(story)
     finally:
         os.environ.pop(TOKEN, None)
@@ -64,7 +65,7 @@ def loop(chosen: Settings, story: "Story", payments: int, api: "Api") -> Path:
     return found
 
 
-def known(story: "Story", moment: datetime) -> None:
+def known(story: Story, moment: datetime) -> None:
     """Prepare what is known at a midnight; the online store and the clock move there."""
     done = prepare(USE_CASE, moment)
     story.tell(
@@ -75,7 +76,7 @@ def known(story: "Story", moment: datetime) -> None:
     )
 
 
-def first_release(chosen: Settings, story: "Story") -> None:
+def first_release(chosen: Settings, story: Story) -> None:
     """Train on what was known at the first of March, and release."""
     known(story, START)
     trained = train(USE_CASE, START, reason="first version")
@@ -89,8 +90,8 @@ def first_release(chosen: Settings, story: "Story") -> None:
         kind="good" if trained["verdict"] == "PROMOTE" else "bad",
     )
     released = release(USE_CASE, reason="first version")
-    url = service_url(chosen, USE_CASE)
-    wait_for(url, released["release"])
+    url = local.address(chosen, USE_CASE)
+    local.wait_for(url, released["release"])
     story.tell("release", f"{released['release']} answers at {url}", when=START, kind="good")
 
 
@@ -110,10 +111,10 @@ def of_day(day: datetime, payments: int, factor: float) -> list[dict[str, Any]]:
     ]
 
 
-def replayed(chosen: Settings, story: "Story", day: datetime, payments: int, *, factor: float = 1.0) -> None:
+def replayed(chosen: Settings, story: Story, day: datetime, payments: int, *, factor: float = 1.0) -> None:
     """Ask the service about a day's payments over HTTP, then check drift over the day."""
     asked = of_day(day, payments, factor)
-    response = httpx.post(f"{service_url(chosen, USE_CASE)}/predict/batch", json=asked, timeout=60)
+    response = httpx.post(f"{local.address(chosen, USE_CASE)}/predict/batch", json=asked, timeout=60)
     if response.status_code not in {200, 207}:
         raise BentoflowError(f"the service answered {response.status_code}: {response.text[:300]}")
     answers = [answer for answer in response.json() if "risk" in answer]
@@ -141,9 +142,9 @@ def replayed(chosen: Settings, story: "Story", day: datetime, payments: int, *, 
     )
 
 
-def retrained(chosen: Settings, story: "Story", api: str, *, seconds: float = 240) -> None:
+def retrained(chosen: Settings, story: Story, api: str, *, seconds: float = 240) -> None:
     """Ask the service for a training, with its token, and wait until Prefect's run has ended."""
-    url = f"{service_url(chosen, USE_CASE)}/retrain"
+    url = f"{local.address(chosen, USE_CASE)}/retrain"
     without = httpx.post(url, json={"reason": "demo"}, timeout=20)
     given = {"authorization": f"Bearer {os.environ[TOKEN]}"}
     answer = httpx.post(url, json={"reason": "demo"}, headers=given, timeout=20)
@@ -159,7 +160,7 @@ def retrained(chosen: Settings, story: "Story", api: str, *, seconds: float = 24
     if state != "COMPLETED" or newest.tags.get("reason") != "demo":
         raise BentoflowError(f"run {asked['name']} ended {state} and made no version; see worker.log")
     if "champion" in newest.aliases:
-        wait_for(service_url(chosen, USE_CASE), newest.tags["release"])
+        local.wait_for(local.address(chosen, USE_CASE), newest.tags["release"])
     gain = next((g["reason"] for g in registry.gates(newest) if g["name"] == "champion_gain"), "")
     story.facts["retrained"] = {"version": newest.number, "verdict": newest.verdict, "gain": gain, **asked}
     story.tell(
@@ -171,7 +172,7 @@ def retrained(chosen: Settings, story: "Story", api: str, *, seconds: float = 24
     )
 
 
-def labelled(story: "Story") -> None:
+def labelled(story: Story) -> None:
     """A week later the labels are in: live quality, and one answer explained."""
     known(story, LABELLED)
     measured = feedback(USE_CASE, LABELLED)
@@ -197,7 +198,7 @@ def labelled(story: "Story") -> None:
     )
 
 
-def page(chosen: Settings, story: "Story") -> Path:
+def page(chosen: Settings, story: Story) -> Path:
     """The page, from stored evidence: history, reports, registry."""
     facts, home = story.facts, chosen.home
     first = next(line["release"] for line in history.read(home, USE_CASE) if line["action"] == "promoted")

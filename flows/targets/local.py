@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,25 @@ def _root() -> Path:
     from flows.environment import ROOT
 
     return ROOT
+
+
+def address(chosen: Settings, use_case: str) -> str:
+    """Address of the running service."""
+    name = process_name(use_case)
+    process = processes.running(chosen.home, name)
+    if process is None:
+        raise processes.ProcessError(f"the service is not running; see {name}.log")
+    return process.url
+
+
+def wait_for(url: str, expected: str, seconds: float = 10) -> None:
+    """Wait until the service answers for a release."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if health(url).get("release") == expected:
+            return
+        time.sleep(0.1)
+    raise processes.ProcessError(f"{url} does not answer for {expected} after {seconds:.0f} s")
 
 
 def health(url: str) -> dict[str, Any]:
