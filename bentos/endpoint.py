@@ -19,8 +19,8 @@ from bentos.runtime import metrics
 from bentos.runtime.answers import RowError
 from bentos.runtime.batcher import Overloaded
 from bentos.runtime.home import home
-from bentos.runtime.inputs import MAX_ROWS
 from bentos.runtime.predictor import Predictor
+from bentos.runtime.scoring.inputs import MAX_ROWS
 
 SERVICE: dict[str, Any] = {
     "workers": int(os.environ.get("BENTOFLOW_WORKERS", "").strip() or 1),

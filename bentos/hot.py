@@ -26,7 +26,7 @@ from bentos.protocols.documents import documented
 from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Overloaded
-from bentos.runtime.inputs import MAX_KEY, MAX_ROWS, NUMBERS
+from bentos.runtime.scoring.inputs import MAX_KEY, MAX_ROWS, NUMBERS
 
 current_service = bentoml.get_current_service  # once: the package looks every name up anew
 JSON = (b"content-type", b"application/json")

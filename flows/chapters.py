@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pandas as pd
 
-from bentos.runtime import clock, journal, manifest
+from bentos.runtime import clock, journal
+from bentos.runtime.scoring import manifest
 from flows.check_drift import check_drift
 from flows.errors import BentoflowError, ContractError
 from flows.explain import explain

@@ -12,8 +12,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
-from bentos.runtime import clock, journal, manifest
+from bentos.runtime import clock, journal
 from bentos.runtime.home import replace
+from bentos.runtime.scoring import manifest
 from flows import usecases
 from flows.runner import task_runner
 from flows.settings import settings

@@ -139,7 +139,7 @@ def _player(use_case: str) -> "Callable[[Settings, Story, int, Api], Path]":
 
 def _prepared(chosen: Settings, use_case: str) -> None:
     """What takes seconds and needs no Prefect server, while that starts: imports, and MLflow's database."""
-    from bentos.runtime import online
+    from bentos.runtime.features import online
     from flows import chapters  # noqa: F401
     from flows.stores import registry
 

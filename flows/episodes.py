@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pandas as pd
 
-from bentos.runtime import manifest
+from bentos.runtime.scoring import manifest
 from flows import usecases
 from flows.check_drift import check_drift
 from flows.errors import BentoflowError

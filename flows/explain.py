@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bentos.runtime import manifest
-from bentos.runtime.manifest import Manifest
-from bentos.runtime.scorer import Scorer, grade
+from bentos.runtime.scoring import manifest
+from bentos.runtime.scoring.manifest import Manifest
+from bentos.runtime.scoring.scorer import Scorer, grade
 from flows import usecases
 from flows.errors import StoreError
 from flows.settings import settings

@@ -12,8 +12,10 @@ from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bentos.runtime import journal, manifest, rollout
+from bentos.runtime import journal
 from bentos.runtime.home import replace
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.scoring import manifest
 from flows import usecases
 from flows.runner import task_runner
 from flows.settings import settings

@@ -10,7 +10,8 @@ from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bentos.runtime import clock, online
+from bentos.runtime import clock
+from bentos.runtime.features import online
 from flows import usecases
 from flows.errors import ContractError, SourceError
 from flows.runner import task_runner

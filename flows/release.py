@@ -13,7 +13,8 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bentos.runtime import clock, manifest
+from bentos.runtime import clock
+from bentos.runtime.scoring import manifest
 from flows import usecases, walk
 from flows.errors import GateError, ReleaseError, StoreError
 from flows.settings import Settings, settings

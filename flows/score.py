@@ -12,10 +12,10 @@ from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bentos.runtime import request
-from bentos.runtime.features import owners
+from bentos.runtime.features.rows import owners
 from bentos.runtime.home import replace
-from bentos.runtime.scorer import Scorer, grade
+from bentos.runtime.scoring import request
+from bentos.runtime.scoring.scorer import Scorer, grade
 from flows import usecases
 from flows.errors import ContractError, ReleaseError, StoreError
 from flows.runner import task_runner

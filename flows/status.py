@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from bentos.runtime import clock, journal, rollout
+from bentos.runtime import clock, journal
+from bentos.runtime.rollouts import rollout
 from flows import processes, usecases
 from flows.settings import Settings
 from flows.stores import answers, history, registry, transaction

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from threadpoolctl import threadpool_limits
 
 from bentos.runtime import clock
-from bentos.runtime.manifest import Manifest
+from bentos.runtime.scoring.manifest import Manifest
 from flows import usecases
 from flows.errors import StoreError
 from flows.release import release, settle

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bentos.runtime import clock, rollout
-from bentos.runtime.scorer import Scorer
+from bentos.runtime import clock
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.scoring.scorer import Scorer
 from flows.errors import ReleaseError
 from flows.settings import Settings
 from flows.steps import canary

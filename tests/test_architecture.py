@@ -13,7 +13,7 @@ FOLDERS = {"flows", "bentos", "feature_repo", "infra", "tests"}
 MAX_LINES = 300
 SAYS_NOTHING = {"utils", "helpers", "common", "base", "manager", "handler", "misc"}
 ONE_IMPORTER = {  # tool -> the modules that may import it, on either side
-    "feast": {"flows/stores/features.py", "bentos/runtime/online.py"},
+    "feast": {"flows/stores/features.py", "bentos/runtime/features/online.py"},
     "mlflow": {"flows/stores/registry.py", "flows/stores/pyfunc.py"},
     "whylogs": {"flows/stores/profiles.py"},
 }

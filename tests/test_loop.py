@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bentos.runtime import clock, journal, rollout
+from bentos.runtime import clock, journal
+from bentos.runtime.rollouts import rollout
 from flows import processes
 from flows.stack import schedules
 from flows.stores import answers, transaction

@@ -33,7 +33,7 @@ MUTATIONS = (
     ),
     Mutation(
         "1 what is not promoted never answers",
-        "bentos/runtime/release.py",
+        "bentos/runtime/scoring/release.py",
         (('if manifest.verdict != "PROMOTE":', "if False:"),),
         "tests/bentos/test_predictor.py::test_a_release_without_a_promote_verdict_never_answers",
     ),
@@ -87,13 +87,13 @@ MUTATIONS = (
     ),
     Mutation(
         "3 an event sees nothing younger than itself online",
-        "bentos/runtime/features.py",
+        "bentos/runtime/features/rows.py",
         (("else times > moment\n", "else times > moment + 1e9\n"),),
         "tests/bentos/test_events.py::test_values_younger_than_the_row_are_not_used",
     ),
     Mutation(
         "4 a row scores the same in any batch",
-        "bentos/runtime/model.py",
+        "bentos/runtime/scoring/model.py",
         (
             ('"whole" if operators(content) <= ROW_BY_ROW else "blocks"', '"whole"'),
             ('return way if same.all() else "alone"', "return way"),
@@ -102,13 +102,13 @@ MUTATIONS = (
     ),
     Mutation(
         "5 what is older than its ttl is missing online",
-        "bentos/runtime/features.py",
+        "bentos/runtime/features/rows.py",
         (("(moment - seconds > view.ttl.total_seconds())", "(moment < seconds)"),),
         "tests/bentos/test_online.py::test_online_equals_the_offline_join_at_any_time",
     ),
     Mutation(
         "5 a packed vector is never older than the feature store",
-        "bentos/runtime/packed.py",
+        "bentos/runtime/features/packed.py",
         (("WHERE entity_key = {row}.entity_key; END", "WHERE {row}.entity_key IS NULL; END"),),
         "tests/bentos/test_packed.py::test_a_write_past_the_packing_is_seen_at_once_by_a_reader_that_is_open[sqlite]",
     ),
@@ -137,13 +137,13 @@ MUTATIONS = (
     ),
     Mutation(
         "7 one bad row never fails its neighbours",
-        "bentos/runtime/inputs.py",
+        "bentos/runtime/scoring/inputs.py",
         (("self._not_numbers(given[at]) or found[given_at[at]]", "found[given_at[at]]"),),
         "tests/bentos/test_predictor.py::test_one_bad_row_gets_its_own_error_and_its_neighbours_their_answers",
     ),
     Mutation(
         "8 an altered model is not loaded",
-        "bentos/runtime/manifest.py",
+        "bentos/runtime/scoring/manifest.py",
         (("if (found := sha256(file)) != expected:", "if (found := sha256(file)) != expected and not found:"),),
         "tests/bentos/test_scorer.py::test_an_altered_model_is_refused",
     ),

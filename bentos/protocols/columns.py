@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from bentos.runtime.inputs import MAX_ROWS, NUMBERS
+from bentos.runtime.scoring.inputs import MAX_ROWS, NUMBERS
 
 Column = Sequence[Any] | npt.NDArray[Any]
 Columns = dict[str, Column]

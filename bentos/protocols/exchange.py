@@ -18,8 +18,8 @@ from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Overloaded
 from bentos.runtime.predictor import Predictor
-from bentos.runtime.release import Release
-from bentos.runtime.rollout import CHAMPION
+from bentos.runtime.rollouts.rollout import CHAMPION
+from bentos.runtime.scoring.release import Release
 from bentos.runtime.together import Together
 
 T = TypeVar("T")

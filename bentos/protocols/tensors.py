@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bentos.protocols.columns import Refused
-from bentos.runtime.inputs import MAX_ROWS
+from bentos.runtime.scoring.inputs import MAX_ROWS
 
 TYPES = {
     "BOOL": "?",

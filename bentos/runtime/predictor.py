@@ -11,18 +11,18 @@ from typing import Any
 
 from bentos.runtime import clock, metrics
 from bentos.runtime.answers import Answer, RowError
-from bentos.runtime.arms import UNEXPECTED, Arms, described, placed
 from bentos.runtime.batcher import Batcher, Overloaded
-from bentos.runtime.decisions import Decider
-from bentos.runtime.joined import Reader, open_reader
+from bentos.runtime.features.joined import Reader, open_reader
+from bentos.runtime.features.online import warm
 from bentos.runtime.journal import Journal, JournalError
-from bentos.runtime.manifest import Manifest
-from bentos.runtime.online import warm
-from bentos.runtime.release import Release, load_release
-from bentos.runtime.rollout import CHAMPION, Arm, Rollout, rollout_path
-from bentos.runtime.shadow import Shadows
+from bentos.runtime.rollouts.arms import UNEXPECTED, Arms, described, placed
+from bentos.runtime.rollouts.rollout import CHAMPION, Arm, Rollout, rollout_path
+from bentos.runtime.rollouts.shadow import Shadows
+from bentos.runtime.rollouts.watcher import Bundle, Watcher
+from bentos.runtime.scoring.decisions import Decider
+from bentos.runtime.scoring.manifest import Manifest
+from bentos.runtime.scoring.release import Release, load_release
 from bentos.runtime.together import Together, row_lines, settle
-from bentos.runtime.watcher import Bundle, Watcher
 
 EXPORT_S = 0.25  # how old the figures of other workers may be in a scrape
 

@@ -12,8 +12,8 @@ from sklearn.base import clone
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline
 
-from bentos.runtime.manifest import Manifest
-from bentos.runtime.scorer import Scorer
+from bentos.runtime.scoring.manifest import Manifest
+from bentos.runtime.scoring.scorer import Scorer
 from flows.steps import export, gates, metrics, thresholds
 from flows.steps.search import Trial, pipeline
 from flows.usecases.spec import UseCase

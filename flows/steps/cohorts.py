@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bentos.runtime import request
+from bentos.runtime.scoring import request
 from flows.errors import ContractError
 from flows.usecases.spec import UseCase
 

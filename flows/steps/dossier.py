@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bentos.runtime.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Manifest, sha256
+from bentos.runtime.scoring.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Manifest, sha256
 from flows.steps import card, export, gates, plots, search, sketches
 from flows.steps.candidate import Candidate, Table
 from flows.usecases.spec import UseCase

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from bentos.runtime.manifest import Feature
+from bentos.runtime.scoring.manifest import Feature
 
 
 def preprocessing(fitted: Pipeline, names: Sequence[str], logged: Sequence[str]) -> tuple[Feature, ...]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bentos.runtime import journal, rollout
+from bentos.runtime import journal
+from bentos.runtime.rollouts import rollout
 from flows.errors import StoreError
 
 

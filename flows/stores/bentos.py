@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bentos.runtime import manifest
+from bentos.runtime.scoring import manifest
 from flows.environment import ROOT
 from flows.errors import StoreError
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bentos.runtime.features.online import repo_config, warm
 from bentos.runtime.home import replace
-from bentos.runtime.online import repo_config, warm
 from flows.environment import ROOT
 from flows.errors import StoreError
 from flows.steps import cohorts

@@ -10,7 +10,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from bentos.runtime.scorer import Scorer
+from bentos.runtime.scoring.scorer import Scorer
 
 
 class ScorerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from bentos.runtime import rollout
 from bentos.runtime.home import replace as write_file
-from bentos.runtime.rollout import Arm, Rollout
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.rollouts.rollout import Arm, Rollout
 from flows.errors import ReleaseError
 from flows.stores import history, registry
 

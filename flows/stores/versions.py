@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from bentos.runtime.scorer import Scorer
+from bentos.runtime.scoring.scorer import Scorer
 from flows.errors import StoreError
 from flows.steps import dossier, gates
 from flows.steps.candidate import Rival

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
-from bentos.runtime.request import RequestFeature as RequestFeature
+from bentos.runtime.scoring.request import RequestFeature as RequestFeature
 
 Build = Callable[[pd.DataFrame, pd.Timestamp], pd.DataFrame]
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bentos.runtime import online, rollout
-from bentos.runtime.manifest import GOLDEN, MANIFEST, sha256
-from bentos.runtime.online import repo_config
-from bentos.runtime.rollout import Arm, Rollout
+from bentos.runtime.features import online
+from bentos.runtime.features.online import repo_config
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.rollouts.rollout import Arm, Rollout
+from bentos.runtime.scoring.manifest import GOLDEN, MANIFEST, sha256
 from flows.steps.export import preprocessing
 from tests.bentos.conftest import NOW, make_manifest, make_release, save_release, set_clock, to_onnx
 

@@ -51,7 +51,7 @@ if os.environ.get("BENCH_FEAST"):
         warnings.simplefilter("ignore")
         from feast import FeatureStore
 
-        from bentos.runtime.online import repo_config
+        from bentos.runtime.features.online import repo_config
 
         store = FeatureStore(config=repo_config(HOME))
         service = store.get_feature_service("bench_v1")

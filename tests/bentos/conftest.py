@@ -21,13 +21,23 @@ import pandas as pd
 import psutil
 import pytest
 
-from bentos.runtime import clock, journal, rollout
-from bentos.runtime.features import FeatureRows, View, dated
-from bentos.runtime.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Feature, Manifest, sha256
+from bentos.runtime import clock, journal
+from bentos.runtime.features.rows import FeatureRows, View, dated
 from bentos.runtime.predictor import Predictor
-from bentos.runtime.release import RELEASE
-from bentos.runtime.rollout import Arm, Rollout
-from bentos.runtime.scorer import Scorer
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.rollouts.rollout import Arm, Rollout
+from bentos.runtime.scoring.manifest import (
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    REFERENCE,
+    REFERENCE_PROFILE,
+    Feature,
+    Manifest,
+    sha256,
+)
+from bentos.runtime.scoring.release import RELEASE
+from bentos.runtime.scoring.scorer import Scorer
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2024, 6, 10, tzinfo=UTC)
@@ -191,7 +201,7 @@ def fill_store(home: Path, *, extra: range = range(5, 400)) -> None:
         from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
         from feast.types import Float64, Int64
 
-        from bentos.runtime.online import repo_config
+        from bentos.runtime.features.online import repo_config
 
         day = pd.Timestamp(NOW) - pd.Timedelta(days=1)
         ids = [FRESH, OLD, HALF, NULLS, *extra]

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from bentos.runtime import metrics, rollout
+from bentos.runtime import metrics
 from bentos.runtime.answers import Answer
-from bentos.runtime.rollout import Arm, Rollout
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.rollouts.rollout import Arm, Rollout
 
 from .conftest import FRESH, GIVEN, UNKNOWN, fit
 from .test_predictor import Desk
@@ -108,7 +109,7 @@ def test_a_row_without_an_entity_gets_its_own_refusal_beside_a_canary(desk):
 def test_with_only_a_champion_nothing_is_drawn(desk, monkeypatch):
     """Without a canary there is no split, and rows are neither hashed nor timed."""
     desk.put(champion="churn:v1", challenger="churn:v2")
-    monkeypatch.setattr("bentos.runtime.split.blake2b", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("bentos.runtime.rollouts.split.blake2b", lambda *a, **k: 1 / 0)
     monkeypatch.setattr(metrics, "count_part", lambda *a: 1 / 0)
     assert {a.arm for a in ask(desk)} == {"champion"}
 

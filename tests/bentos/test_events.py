@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from bentos.runtime.answers import Answer, RowError
-from bentos.runtime.decisions import Decider
-from bentos.runtime.features import FeatureRows, View, dated
-from bentos.runtime.joined import JoinedReader
-from bentos.runtime.manifest import Feature, Manifest, ManifestError, parse
-from bentos.runtime.release import Release
-from bentos.runtime.request import RequestFeature, matrix, outside
-from bentos.runtime.scorer import Scorer
+from bentos.runtime.features.joined import JoinedReader
+from bentos.runtime.features.rows import FeatureRows, View, dated
+from bentos.runtime.scoring.decisions import Decider
+from bentos.runtime.scoring.manifest import Feature, Manifest, ManifestError, parse
+from bentos.runtime.scoring.release import Release
+from bentos.runtime.scoring.request import RequestFeature, matrix, outside
+from bentos.runtime.scoring.scorer import Scorer
 
 from .conftest import NOW, fit, make_manifest
 

@@ -11,12 +11,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from bentos import retraining
-from bentos.runtime import clock, rollout
-from bentos.runtime.joined import JoinedReader
-from bentos.runtime.manifest import Feature
+from bentos.runtime import clock
+from bentos.runtime.features.joined import JoinedReader
 from bentos.runtime.predictor import Predictor
-from bentos.runtime.request import RequestFeature
-from bentos.runtime.rollout import Arm, Rollout
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.rollouts.rollout import Arm, Rollout
+from bentos.runtime.scoring.manifest import Feature
+from bentos.runtime.scoring.request import RequestFeature
 
 from .conftest import NOW, make_release
 from .test_events import CARD, NEW, NOON, TERMINAL, stores

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from bentos.runtime.online import FeatureReader, repo_config
-from bentos.runtime.store import OnlineError, redis_store
+from bentos.runtime.features.online import FeatureReader, repo_config
+from bentos.runtime.features.store import OnlineError, redis_store
 
 from .conftest import FRESH, HALF, NAMES, NOW, NULLS, OLD, ROOT, UNKNOWN
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bentos.runtime import online
-from bentos.runtime.online import FeatureReader
+from bentos.runtime.features import online
+from bentos.runtime.features.online import FeatureReader
 from tests import servers
 
 from .conftest import FRESH, HALF, NAMES, NOW, NULLS, OLD, ROOT, UNKNOWN, fill_store

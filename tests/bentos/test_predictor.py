@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bentos.runtime import journal, rollout
+from bentos.runtime import journal
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.journal import JournalError
-from bentos.runtime.manifest import GOLDEN, MANIFEST, sha256
 from bentos.runtime.predictor import Predictor
-from bentos.runtime.rollout import Arm, Rollout
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.rollouts.rollout import Arm, Rollout
+from bentos.runtime.scoring.manifest import GOLDEN, MANIFEST, sha256
 
 from .conftest import FRESH, HALF, NOW, NULLS, OLD, UNKNOWN, StoredReader, fit, make_release, set_clock
 
@@ -228,7 +229,7 @@ def test_a_score_that_is_no_probability_is_never_an_answer(champion, monkeypatch
         finally:
             await champion.predictor.stop()
 
-    monkeypatch.setattr("bentos.runtime.release.check_golden", lambda *_: None)
+    monkeypatch.setattr("bentos.runtime.scoring.release.check_golden", lambda *_: None)
     nan, good, above = asyncio.run(main())
     assert (nan.status, good.probability, above.status) == (500, 0.25, 500)
     assert len(champion.journalled()) == 1

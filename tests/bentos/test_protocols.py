@@ -11,9 +11,9 @@ import pytest
 from bentos import endpoint
 from bentos.protocols import HANDLERS, Protocols
 from bentos.protocols.columns import Keys, Layout, Refused, floats
-from bentos.runtime import rollout
 from bentos.runtime.predictor import Predictor
-from bentos.runtime.rollout import Arm, Rollout
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.rollouts.rollout import Arm, Rollout
 
 from .conftest import FRESH, GIVEN, NAMES, answers, fill_store, serving, set_clock, wait_for
 

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from bentos.runtime import rollout
-from bentos.runtime.rollout import Arm, Rollout, RolloutError
-from bentos.runtime.watcher import Watcher
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.rollouts.rollout import Arm, Rollout, RolloutError
+from bentos.runtime.rollouts.watcher import Watcher
 
 from .conftest import wait_for
 

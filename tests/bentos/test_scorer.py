@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bentos.runtime.manifest import MODEL, Feature, ManifestError
-from bentos.runtime.model import Model, operators
-from bentos.runtime.scorer import Preprocessor, Scorer, ScorerError, decide, grade
+from bentos.runtime.scoring.manifest import MODEL, Feature, ManifestError
+from bentos.runtime.scoring.model import Model, operators
+from bentos.runtime.scoring.scorer import Preprocessor, Scorer, ScorerError, decide, grade
 
 from .conftest import make_manifest, make_release, to_onnx
 

@@ -13,8 +13,9 @@ import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bentos.runtime import journal, rollout
-from bentos.runtime.rollout import Arm, Rollout
+from bentos.runtime import journal
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.rollouts.rollout import Arm, Rollout
 
 from .conftest import (
     FRESH,
@@ -112,6 +113,9 @@ def put(home: Path, **shadows: str) -> None:
     """The champion v1 and shadows by name."""
     arms = [Arm(name, f"churn:{tag}", 0.0) for name, tag in shadows.items()]
     rollout.write(rollout.rollout_path(home, "churn"), Rollout((Arm("champion", "churn:v1", 1.0), *arms)))
+
+
+UNDERSTUDY = "bentos.runtime.rollouts.understudy"
 
 
 def state(server: Server, arm: str = "shadow") -> str:
@@ -218,7 +222,7 @@ def test_a_shadow_that_is_killed_changes_nothing_and_comes_back(server, unread):
     """SIGKILL of its process: requests go on, /health says so, and a new process takes over."""
     put(server.home, shadow="v2")
     wait_for(lambda: state(server) == "scoring", what="the shadow")
-    [understudy] = [p for p in server.family() if "bentos.runtime.understudy" in p.cmdline()]
+    [understudy] = [p for p in server.family() if UNDERSTUDY in p.cmdline()]
     if unread:
         understudy.suspend()
         asked(server, {"user_id": FRESH}, 50)
@@ -230,7 +234,8 @@ def test_a_shadow_that_is_killed_changes_nothing_and_comes_back(server, unread):
     put(server.home)
     wait_for(lambda: not state(server), what="the end of the shadow")
     wait_for(
-        lambda: not [p for p in server.family() if "bentos.runtime.understudy" in _command(p)], what="no process left"
+        lambda: not [p for p in server.family() if "bentos.runtime.rollouts.understudy" in _command(p)],
+        what="no process left",
     )
 
 

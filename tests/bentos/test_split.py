@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from bentos.runtime.rollout import Arm, Rollout
-from bentos.runtime.split import Split, place, split_of
+from bentos.runtime.rollouts.rollout import Arm, Rollout
+from bentos.runtime.rollouts.split import Split, place, split_of
 
 PEOPLE = range(20_000)
 

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from bentos.runtime import journal, rollout
-from bentos.runtime.rollout import Arm, Rollout
+from bentos.runtime import journal
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.rollouts.rollout import Arm, Rollout
 
 from .conftest import (
     GIVEN,

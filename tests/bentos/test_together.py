@@ -7,7 +7,7 @@ import pytest
 from bentos.runtime import journal, metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.predictor import Predictor
-from bentos.runtime.rollout import Arm, Rollout, rollout_path, write
+from bentos.runtime.rollouts.rollout import Arm, Rollout, rollout_path, write
 from bentos.runtime.together import Together
 
 from .conftest import FRESH, GIVEN, OLD, UNKNOWN, StoredReader, fit, make_release, set_clock

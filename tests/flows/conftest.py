@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bentos.runtime import rollout
-from bentos.runtime.decisions import Decider
+from bentos.runtime.features.online import FeatureReader
 from bentos.runtime.journal import Journal
-from bentos.runtime.online import FeatureReader
-from bentos.runtime.release import Release, load_release
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.scoring.decisions import Decider
+from bentos.runtime.scoring.release import Release, load_release
 from flows import environment
 from flows.usecases import churn
 

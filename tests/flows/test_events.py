@@ -15,11 +15,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from bentos.runtime import clock, manifest, rollout
-from bentos.runtime.decisions import Decider
-from bentos.runtime.joined import JoinedReader, open_reader
+from bentos.runtime import clock
+from bentos.runtime.features.joined import JoinedReader, open_reader
 from bentos.runtime.journal import Journal
-from bentos.runtime.release import load_release
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.scoring import manifest
+from bentos.runtime.scoring.decisions import Decider
+from bentos.runtime.scoring.release import load_release
 from flows.check_drift import check_drift
 from flows.errors import ContractError
 from flows.explain import explain, reproduce

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bentos.runtime import clock
-from bentos.runtime.online import FeatureReader
+from bentos.runtime.features.online import FeatureReader
 from flows.errors import ContractError
 from flows.prepare import prepare
 from flows.stores import features, tables

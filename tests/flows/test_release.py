@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from bentos.runtime import manifest, rollout
-from bentos.runtime.release import ReleaseRefused, load_release
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.scoring import manifest
+from bentos.runtime.scoring.release import ReleaseRefused, load_release
 from flows.errors import GateError, ReleaseError
 from flows.release import release, rollback
 from flows.steps import tenure

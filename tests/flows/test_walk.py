@@ -19,9 +19,10 @@ import pandas as pd
 import pytest
 from prefect.settings import PREFECT_API_URL
 
-from bentos.runtime import manifest, rollout
-from bentos.runtime.release import rows_to_array
-from bentos.runtime.scorer import Scorer
+from bentos.runtime.rollouts import rollout
+from bentos.runtime.scoring import manifest
+from bentos.runtime.scoring.release import rows_to_array
+from bentos.runtime.scoring.scorer import Scorer
 from flows import walk
 from flows.errors import ReleaseError
 from flows.release import release, settle

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bentos.runtime.manifest import Manifest
+from bentos.runtime.scoring.manifest import Manifest
 from flows.steps import candidate, gates
 from flows.steps.candidate import Candidate, Rival, Table
 from flows.steps.search import Trial

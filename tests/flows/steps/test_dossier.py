@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bentos.runtime import manifest
-from bentos.runtime.release import check_golden
-from bentos.runtime.scorer import Scorer
+from bentos.runtime.scoring import manifest
+from bentos.runtime.scoring.release import check_golden
+from bentos.runtime.scoring.scorer import Scorer
 from flows.steps import candidate, dossier, gates, search, sketches
 from flows.steps.dossier import Outcome
 from tests.flows.steps.test_candidate import AS_OF, CASE, LOGISTIC, TEST, TRAIN, built

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
-from bentos.runtime.manifest import Manifest
-from bentos.runtime.scorer import Scorer
+from bentos.runtime.scoring.manifest import Manifest
+from bentos.runtime.scoring.scorer import Scorer
 from flows.steps import export, search
 from flows.usecases import churn
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bentos.runtime.manifest import Manifest
+from bentos.runtime.scoring.manifest import Manifest
 from flows.steps import gates, narrative, plots
 from flows.steps.page import Event, render
 from tests.flows.steps.test_candidate import DRAFT, built

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bentos.runtime import rollout
+from bentos.runtime.rollouts import rollout
 from flows.errors import ReleaseError
 from flows.steps import tenure
 from flows.stores import history, registry, transaction

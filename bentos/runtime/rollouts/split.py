@@ -14,7 +14,7 @@ from hashlib import blake2b
 from itertools import accumulate
 from typing import Any
 
-from bentos.runtime.rollout import CHAMPION, Rollout
+from bentos.runtime.rollouts.rollout import CHAMPION, Rollout
 
 REMEMBERED = 100_000  # entities whose arm is kept: about 10 MB, and a tenth of a microsecond instead of one
 

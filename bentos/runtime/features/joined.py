@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bentos.runtime.features import FeatureRows
+from bentos.runtime.features.online import FeatureReader
+from bentos.runtime.features.rows import FeatureRows
+from bentos.runtime.features.store import OnlineError
 from bentos.runtime.home import ROOT
-from bentos.runtime.manifest import Manifest
-from bentos.runtime.online import FeatureReader
-from bentos.runtime.store import OnlineError
+from bentos.runtime.scoring.manifest import Manifest
 
 
 class JoinedReader:

@@ -1,4 +1,4 @@
-"""The process of a shadow: `python -m bentos.runtime.understudy <use case> <home> <folder> <arm>`, started by `shadow`.
+"""The process of a shadow, which `shadow` starts as `python -m` this module with use case, home, folder and arm.
 
 Standard input is a socket on which every message is a batch of answered rows. Each is scored and journalled under its
 request id with the shadow's arm, and what became of it is told on the same socket.
@@ -16,10 +16,10 @@ from typing import Any
 import orjson
 
 from bentos.runtime.answers import Answer
-from bentos.runtime.decisions import Decider
+from bentos.runtime.features.joined import open_reader
 from bentos.runtime.journal import Journal
-from bentos.runtime.online import FeatureReader
-from bentos.runtime.release import load_release
+from bentos.runtime.scoring.decisions import Decider
+from bentos.runtime.scoring.release import load_release
 
 MESSAGE = 1 << 20
 LOWEST = 19
@@ -68,13 +68,7 @@ def main(use_case: str, home: Path, folder: Path, arm: str) -> int:
     channel = socket.socket(fileno=os.dup(0))
     journal = Journal(home / "journal" / use_case)
     try:
-        release = load_release(
-            folder,
-            use_case,
-            lambda found: FeatureReader.open(
-                home, entity=found.entity, feature_service=found.feature_service, names=found.names
-            ),
-        )
+        release = load_release(folder, use_case, lambda manifest: open_reader(home, manifest))
     except Exception as error:
         channel.send(orjson.dumps({"state": f"{type(error).__name__}: {error}"}))
         return 1

@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 
 from bentos.runtime.answers import GAP, Answer, Form, RowError, texts
-from bentos.runtime.events import gatherer
-from bentos.runtime.inputs import Input
-from bentos.runtime.model import Floats
-from bentos.runtime.release import Release
-from bentos.runtime.scorer import grade
+from bentos.runtime.scoring.events import gatherer
+from bentos.runtime.scoring.inputs import Input
+from bentos.runtime.scoring.model import Floats
+from bentos.runtime.scoring.release import Release
+from bentos.runtime.scoring.scorer import grade
 
 JSON = {word: orjson.dumps(word) for word in (True, False, None, "online", "request", "ok", "expired", "missing")}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from bentos.runtime.rollout import CHAMPION, SHADOW, Rollout, RolloutError, read
-from bentos.runtime.split import Split, split_of
+from bentos.runtime.rollouts.rollout import CHAMPION, SHADOW, Rollout, RolloutError, read
+from bentos.runtime.rollouts.split import Split, split_of
 
 log = logging.getLogger("bentoflow.rollout")
 T = TypeVar("T")

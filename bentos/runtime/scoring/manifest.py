@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bentos.runtime.request import RequestFeature
+from bentos.runtime.scoring.request import RequestFeature
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"

@@ -23,7 +23,7 @@ import orjson
 from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.home import ROOT
-from bentos.runtime.rollout import SHADOW, Arm, Rollout
+from bentos.runtime.rollouts.rollout import SHADOW, Arm, Rollout
 
 QUEUED = 20_000  # rows that may wait for one shadow
 LIMIT = 64_000  # bytes of a message: a third of what a socket's buffer holds by default
@@ -103,7 +103,7 @@ class Shadow:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             with theirs:
-                command = [sys.executable, "-m", "bentos.runtime.understudy"]
+                command = [sys.executable, "-m", "bentos.runtime.rollouts.understudy"]
                 process = subprocess.Popen(
                     [*command, self._use_case, str(self._home), str(folder), self.arm.name],
                     stdin=theirs.fileno(),

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import typeguard
 
-from bentos.runtime.features import FeatureRows, View, dated, key_of, owners
+from bentos.runtime.features.packed import Ask, Pack, RedisPack, SqlitePack
+from bentos.runtime.features.rows import FeatureRows, View, dated, key_of, owners
+from bentos.runtime.features.store import OnlineError, settings
 from bentos.runtime.home import ROOT
-from bentos.runtime.packed import Ask, Pack, RedisPack, SqlitePack
-from bentos.runtime.store import OnlineError, settings
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore, RepoConfig

@@ -8,10 +8,10 @@ from typing import Any
 
 from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
-from bentos.runtime.decisions import Decider
-from bentos.runtime.release import Release
-from bentos.runtime.rollout import CHAMPION
-from bentos.runtime.watcher import Bundle
+from bentos.runtime.rollouts.rollout import CHAMPION
+from bentos.runtime.rollouts.watcher import Bundle
+from bentos.runtime.scoring.decisions import Decider
+from bentos.runtime.scoring.release import Release
 
 UNEXPECTED = "an unexpected error, see the server's log"
 

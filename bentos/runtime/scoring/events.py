@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bentos.runtime import request
 from bentos.runtime.answers import RowError
-from bentos.runtime.features import FeatureRows
-from bentos.runtime.inputs import MAX_KEY, Gathered, Gatherer, Input, Key, _from_online, _not_a_number
-from bentos.runtime.joined import JoinedReader, Reader
-from bentos.runtime.manifest import Manifest
-from bentos.runtime.scorer import Floats, Preprocessor
+from bentos.runtime.features.joined import JoinedReader, Reader
+from bentos.runtime.features.rows import FeatureRows
+from bentos.runtime.scoring import request
+from bentos.runtime.scoring.inputs import MAX_KEY, Gathered, Gatherer, Input, Key, _from_online, _not_a_number
+from bentos.runtime.scoring.manifest import Manifest
+from bentos.runtime.scoring.scorer import Floats, Preprocessor
 
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 NEAR = timedelta(days=1)  # how far a row's time may be from the use case's clock, which may stand at midnight

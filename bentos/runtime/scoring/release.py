@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bentos.runtime.joined import Reader
-from bentos.runtime.manifest import GOLDEN, Manifest
-from bentos.runtime.scorer import Floats, Scorer
+from bentos.runtime.features.joined import Reader
+from bentos.runtime.scoring.manifest import GOLDEN, Manifest
+from bentos.runtime.scoring.scorer import Floats, Scorer
 
 RELEASE = "release.json"  # {"release": id, "model_version": "3", ...}
 MAX_GOLDEN_DIFFERENCE = 1e-5  # as the parity gate: processors differ in the last bits of float32

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bentos.runtime.manifest import MODEL, Feature, Manifest, ManifestError, load
-from bentos.runtime.model import Floats, Inputs, Model, ScorerError
+from bentos.runtime.scoring.manifest import MODEL, Feature, Manifest, ManifestError, load
+from bentos.runtime.scoring.model import Floats, Inputs, Model, ScorerError
 
 __all__ = ["Floats", "Preprocessor", "Scorer", "ScorerError", "decide", "grade"]
 

@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from bentos.runtime.answers import RowError
-from bentos.runtime.features import FeatureRows
-from bentos.runtime.manifest import Manifest
-from bentos.runtime.model import Inputs
-from bentos.runtime.online import FeatureReader
-from bentos.runtime.scorer import Floats, Preprocessor
+from bentos.runtime.features.online import FeatureReader
+from bentos.runtime.features.rows import FeatureRows
+from bentos.runtime.scoring.manifest import Manifest
+from bentos.runtime.scoring.model import Inputs
+from bentos.runtime.scoring.scorer import Floats, Preprocessor
 
 Key = int | str
 MAX_KEY = 2**63 - 1
