@@ -35,6 +35,7 @@ class Rows(RootModel[Any]):
 
     __root_input__: ClassVar[bool] = True  # how BentoML marks that the body itself is the value
     row: ClassVar[type[BaseModel]]
+    takes_one: ClassVar[bool]  # row, not only a list of them
 
     @property
     def single(self) -> bool:
@@ -50,21 +51,32 @@ def one_or_many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
         Discriminator(lambda value: "rows" if isinstance(value, list) else "row"),
         Field(json_schema_extra={"example": example}),
     ]
-    return _rows(f"{row.__name__}s", row, body)
+    return _rows(f"{row.__name__}s", row, body, takes_one=True)
 
 
 def many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
     """The body model for a list of rows of one kind; a malformed row becomes its own error."""
     rows: Any = list[Annotated[row, WrapValidator(_set_aside)]]  # type: ignore[valid-type]
     schema = {"example": [example]}
-    return _rows(f"{row.__name__}List", row, Annotated[rows, Field(max_length=MAX_ROWS, json_schema_extra=schema)])
+    return _rows(
+        f"{row.__name__}List",
+        row,
+        Annotated[rows, Field(max_length=MAX_ROWS, json_schema_extra=schema)],
+        takes_one=False,
+    )
 
 
-def _rows(name: str, row: type[BaseModel], body: Any) -> type[Rows]:
+def _rows(name: str, row: type[BaseModel], body: Any, *, takes_one: bool) -> type[Rows]:
     return type(
         name,
         (Rows,),
-        {"__annotations__": {"root": body}, "__module__": row.__module__, "__doc__": Rows.__doc__, "row": row},
+        {
+            "__annotations__": {"root": body},
+            "__module__": row.__module__,
+            "__doc__": Rows.__doc__,
+            "row": row,
+            "takes_one": takes_one,
+        },
     )
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from bentos.protocols.columns import Columns, Layout, Refused, Row, too_many
+from bentos.protocols.columns import Columns, Layout, Refused, Rows, too_many
 from bentos.protocols.exchange import Call, aside, json_response, parse_json, request_id
 from bentos.runtime.answers import Answer
 
@@ -26,10 +26,10 @@ async def predict(call: Call) -> Response:
     if not arrow_in and call.media_type not in ("", JSON):
         raise Refused(415, f"content type {call.media_type!r:.60} is neither {STREAM} nor {JSON}")
 
-    def rows(layout: Layout) -> list[Row]:
+    def rows(layout: Layout) -> Rows:
         return layout.rows(from_stream(call.body)) if arrow_in else from_json(call.body, layout)
 
-    answers = await call.answers(rows, checked=arrow_in)
+    answers = await call.answers(rows)
     accept = call.request.headers.get("accept", "*/*").lower()
     if JSON in accept and STREAM not in accept:
         content = b"[%b]" % b",".join([a.encoded for a in answers])
@@ -60,7 +60,7 @@ def from_stream(body: bytes) -> Columns:
         raise Refused(400, f"the body is not an Arrow stream: {error}") from None
 
 
-def from_json(body: bytes, layout: Layout) -> list[Row]:
+def from_json(body: bytes, layout: Layout) -> Rows:
     """The rows of /predict's own JSON; the predictor has yet to check the features that they bring."""
     value = parse_json(body)
     rows: list[Any] = value if isinstance(value, list) else [value]

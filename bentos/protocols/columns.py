@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from bentos.runtime.scoring.inputs import MAX_ROWS, NUMBERS
+from bentos.runtime.scoring.inputs import MAX_ROWS, NUMBERS, Fields
+from bentos.runtime.scoring.wire import assembled
 
 Column = Sequence[Any] | npt.NDArray[Any]
 Columns = dict[str, Column]
-Row = dict[str, Any]
+Rows = Sequence[Fields]
 EXACT = 2**53  # whole numbers up to here are what they seem to be as a float
 
 
@@ -69,7 +70,7 @@ class Layout:
     names: tuple[str, ...]
     keys: Keys
 
-    def rows(self, columns: Mapping[str, Column], *, extra: bool = False) -> list[Row]:
+    def rows(self, columns: Mapping[str, Column], *, extra: bool = False) -> Rows:
         """The rows of columns, Refused if one is not as it must be; `extra` columns are refused or left out."""
         n = self._length(columns)
         given = [name for name in self.names if name in columns]
@@ -81,7 +82,8 @@ class Layout:
         if not given:
             if self.entity not in columns:
                 raise Refused(400, f"bring {', '.join(self.names)}, or {self.entity} alone", field=self.entity)
-            return [{self.entity: key} for key in self.keys.check(columns[self.entity], self.entity, required=True)]
+            keys = self.keys.check(columns[self.entity], self.entity, required=True)
+            return assembled(self.entity, keys, (), ())
         if lacking := [name for name in self.names if name not in columns]:
             raise Refused(400, "missing; bring all features or none", field=lacking[0])
         keys = self.keys.check(columns.get(self.entity, [None] * n), self.entity, required=False)
@@ -89,8 +91,7 @@ class Layout:
         values = x.tolist()
         for i in np.flatnonzero(np.isnan(x).any(axis=1)).tolist():
             values[i] = [None if v != v else v for v in values[i]]
-        features = [dict(zip(self.names, row, strict=True)) for row in values]
-        return [{self.entity: key, "features": given} for key, given in zip(keys, features, strict=True)]
+        return assembled(self.entity, keys, self.names, values)
 
     def matrix(self, values: Any) -> Columns:
         """The columns of a list of lists, or an array, that has the features in the model's order."""

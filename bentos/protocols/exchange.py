@@ -13,7 +13,7 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from bentos.protocols.columns import Keys, Layout, Refused, Row
+from bentos.protocols.columns import Keys, Layout, Refused, Rows
 from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Overloaded
@@ -68,11 +68,10 @@ class Call:
         known = ", ".join(release.model_version for release in bundle.arms.values())
         raise Refused(404, f"no version {version!r:.40} of {self.predictor.use_case!r} answers; there is {known}")
 
-    async def answers(self, decode: Callable[[Layout], list[Row]], *, checked: bool = True) -> list[Answer]:
+    async def answers(self, decode: Callable[[Layout], Rows]) -> list[Answer]:
         """The answers to the rows that `decode` gives, all of them; Refused, with nothing journalled, if one has none.
 
-        A row's own 4xx is a 400 here: these protocols use 404 and 409 for other things than rows. `checked` as the
-        predictor has it.
+        A row's own 4xx is a 400 here: these protocols use 404 and 409 for other things than rows.
         """
         arm, served = self.asked()
         layout = Layout(served.manifest.entity, tuple(served.manifest.names), self.keys)
@@ -81,7 +80,6 @@ class Call:
             rows,
             arm=arm if self.chosen else None,
             smoke=self.request.headers.get("x-bentoflow-smoke") == "1",
-            checked=checked,
             together=Together(len(rows), version=self.request.path_params.get("version")),
         )
         found: list[Answer] = []

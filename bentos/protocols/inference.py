@@ -11,7 +11,7 @@ import orjson
 from starlette.responses import Response
 
 from bentos.protocols import tensors
-from bentos.protocols.columns import Columns, Layout, Refused, Row
+from bentos.protocols.columns import Columns, Layout, Refused, Rows
 from bentos.protocols.exchange import Call, aside, json_response, parse_json, request_id
 from bentos.protocols.tensors import Binary, Tensor
 from bentos.runtime.answers import Answer
@@ -68,7 +68,7 @@ async def infer(call: Call) -> Response:
         raise Refused(400, "the id must be a text")
     wanted = wanted_outputs(request)
 
-    def rows(layout: Layout) -> list[Row]:
+    def rows(layout: Layout) -> Rows:
         binary = Binary(raw)
         given = [tensors.read(tensor, binary) for tensor in inputs]
         if binary.left:

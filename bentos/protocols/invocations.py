@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from bentos.protocols.columns import Columns, Layout, Refused, Row, by_name, by_position, too_many
+from bentos.protocols.columns import Columns, Layout, Refused, Rows, by_name, by_position, too_many
 from bentos.protocols.exchange import Call, json_response, parse_json
 from bentos.protocols.tfserving import named_or_placed
 
@@ -41,7 +41,7 @@ async def invocations(call: Call) -> Response:
             return _unsupported("The scoring server only supports UTF-8")
     decode = decoders[call.media_type]
 
-    def rows(layout: Layout) -> list[Row]:
+    def rows(layout: Layout) -> Rows:
         return layout.rows(decode(call.body, layout), extra=True)
 
     answers = await call.answers(rows)

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from bentos.protocols.columns import Columns, Layout, Refused, Row, by_name
+from bentos.protocols.columns import Columns, Layout, Refused, Rows, by_name
 from bentos.protocols.exchange import Call, json_response, parse_json
 
 
@@ -34,7 +34,7 @@ async def predict(call: Call) -> Response:
     if given == ["instances"] and not isinstance(value["instances"], list):
         raise Refused(400, '"instances" must be a list with an object, or the list of its features, per row')
 
-    def rows(layout: Layout) -> list[Row]:
+    def rows(layout: Layout) -> Rows:
         return layout.rows(named_or_placed(value[given[0]], layout))
 
     answers = await call.answers(rows)

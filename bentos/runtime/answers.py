@@ -49,6 +49,7 @@ class RowError:
 
 
 GAP = "\x00"
+Column = Sequence[bytes] | bytes  # the JSON of each row, or of all
 
 
 class Form:
@@ -58,17 +59,24 @@ class Form:
     """
 
     def __init__(self, value: dict[str, Any]) -> None:
-        """`value` has GAP wherever rows differ."""
+        """`value` has GAP wherever rows may differ."""
         line = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
-        self._line = line.replace(b"%", b"%%").replace(orjson.dumps(GAP), b"%b")
+        self._parts = line.replace(b"%", b"%%").split(orjson.dumps(GAP))
 
-    def fill(self, columns: Sequence[Sequence[bytes]]) -> bytes:
-        """The lines, each with its end; a column holds the JSON of one gap for every row."""
-        rows, width = len(columns[0]), len(columns)
-        places = [b""] * (rows * width)
-        for j, column in enumerate(columns):
-            places[j::width] = column
-        return (self._line * rows) % tuple(places)
+    def fill(self, columns: Sequence[Column]) -> bytes:
+        """The lines, each with its end; a column holds the JSON of one gap, of every row or one for all of them."""
+        line, places = [self._parts[0]], []
+        for column, part in zip(columns, self._parts[1:], strict=True):
+            if isinstance(column, bytes):
+                line += [column.replace(b"%", b"%%"), part]
+            else:
+                line += [b"%b", part]
+                places.append(column)
+        rows, width = len(places[0]), len(places)
+        filled = [b""] * (rows * width)
+        for j, column in enumerate(places):
+            filled[j::width] = column
+        return (b"".join(line) * rows) % tuple(filled)
 
 
 def texts(values: Sequence[Any]) -> list[bytes]:

@@ -13,6 +13,7 @@ from collections import Counter as Counts
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from bentos.runtime.answers import Answer, RowError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SCORES = tuple(round(i / 20, 2) for i in range(1, 21))
+OUTCOME, VERSION = attrgetter("model_version", "risk"), attrgetter("model_version")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
 
@@ -83,12 +85,12 @@ class Tally:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, *values: float) -> None:
+    def observe(self, values: Iterable[float]) -> None:
         """Count values."""
         counts, bounds = self.counts, self.bounds
         for value in values:
             counts[bisect_left(bounds, value)] += 1
-        self.total += sum(values)
+            self.total += value
 
     def export(self, histogram: Histogram) -> None:
         """Add what was observed to a Prometheus histogram, which has no call of its own for many values."""
@@ -121,11 +123,11 @@ def count_answers(use_case: str, answers: Sequence[Answer]) -> None:
     if not answers:
         return
     with _lock:
-        for (version, risk), count in Counts([(a.model_version, a.risk) for a in answers]).items():
+        for (version, risk), count in Counts(map(OUTCOME, answers)).items():
             _pending.predictions[use_case, version, risk] += count
-        for version in {a.model_version for a in answers}:
+        for version in set(map(VERSION, answers)):
             tally = _pending.score.setdefault((use_case, version), Tally(SCORES))
-            tally.observe(*[a.probability for a in answers if a.model_version == version])
+            tally.observe(a.probability for a in answers if a.model_version == version)
 
 
 def count_errors(use_case: str, statuses: Iterable[int]) -> None:
@@ -140,13 +142,13 @@ def count_request(use_case: str, seconds: float) -> None:
     with _lock:
         if (tally := _pending.seconds.get(use_case)) is None:
             tally = _pending.seconds[use_case] = Tally(SECONDS)
-        tally.observe(seconds)
+        tally.observe([seconds])
 
 
 def count_batch(use_case: str, rows: int) -> None:
     """Count a batch by its rows."""
     with _lock:
-        _pending.rows.setdefault(use_case, Tally(ROWS)).observe(rows)
+        _pending.rows.setdefault(use_case, Tally(ROWS)).observe([rows])
 
 
 def count_part(arm: tuple[str, str, str], seconds: float, results: Sequence[object]) -> None:
@@ -159,7 +161,7 @@ def count_part(arm: tuple[str, str, str], seconds: float, results: Sequence[obje
     with _lock:
         _pending.arm_rows[*arm, "answered"] += answered
         _pending.arm_rows[*arm, "failed"] += failed
-        _pending.arm_seconds.setdefault(arm, Tally(SECONDS)).observe(seconds)
+        _pending.arm_seconds.setdefault(arm, Tally(SECONDS)).observe([seconds])
 
 
 def count_shadow(use_case: str, arm: str, outcome: str, rows: int) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ from bentos.runtime.rollouts.rollout import CHAMPION, Arm, Rollout, rollout_path
 from bentos.runtime.rollouts.shadow import Shadows
 from bentos.runtime.rollouts.watcher import Bundle, Watcher
 from bentos.runtime.scoring.decisions import Decider
+from bentos.runtime.scoring.inputs import Fields
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.release import Release, load_release
 from bentos.runtime.together import Together, row_lines, settle
 
 EXPORT_S = 0.25  # how old the figures of other workers may be in a scrape
 
-# a row as it waits, the arm its caller named or "", is it a smoke test, are its types checked, the call that it is
-# answered together with
-Item = tuple[Mapping[str, Any], str, bool, bool, Together | None]
+# a row as it waits, the arm its caller named or "", is it a smoke test, the call that it is answered together with
+Item = tuple[Fields, str, bool, Together | None]
 log = logging.getLogger("bentoflow.predictor")
 
 
@@ -74,6 +74,7 @@ class Predictor:
             fallback=Rollout((Arm(CHAMPION, release, 1.0),)) if release else None,
         )
         self._shadows = Shadows(use_case, home, locate)
+        self.names: tuple[str, ...] = ()  # of the features, where all arms have the same
         self._started = time.monotonic()
         self._answered = 0
 
@@ -98,20 +99,18 @@ class Predictor:
 
     async def answer(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Fields],
         *,
         arm: str | None = None,
         smoke: bool = False,
-        checked: bool = False,
         together: Together | None = None,
     ) -> list[Answer | RowError]:
         """Each row's answer or error, in order; Overloaded if they do not fit into the queue.
 
-        `checked` vouches that keys are as the use case's schema has them, and features mappings of numbers and null.
         `together`: none of the rows is journalled, and so none counts as answered, unless all of them are answered.
         """
         try:
-            items = zip(rows, repeat(arm or ""), repeat(smoke), repeat(checked), repeat(together))
+            items = zip(rows, repeat(arm or ""), repeat(smoke), repeat(together))
             return await self._batcher.submit(list(items))
         except Overloaded:
             metrics.count_errors(self.use_case, [503])
@@ -167,7 +166,7 @@ class Predictor:
         """One batch: each arm's rows read and scored at once, one write to the journal, then answers."""
         bundle = self.watcher.bundle  # once: the whole batch is answered by one rollout
         now = clock.now(self.home, self.use_case)
-        rows, arms, smoke, checked, calls = zip(*items, strict=True)
+        rows, arms, smoke, calls = zip(*items, strict=True)
         arms = self._arms.assigned(bundle, rows, arms)
         results: list[Answer | RowError] = []
         lines: list[bytes] = []
@@ -181,7 +180,6 @@ class Predictor:
                 [rows[i] for i in chosen] if some else rows,
                 [smoke[i] for i in chosen] if some else smoke,
                 now,
-                checked=all(checked),
                 counted=bundle is not None and bundle.split is not None,
             )
             lines.append(written)
@@ -200,7 +198,7 @@ class Predictor:
             results, answers = [r if isinstance(r, RowError) else refused for r in results], []
         self._count(answers, results)
         if self._shadows.running:
-            self._shadows.offer(rows, results, smoke, now, checked=all(checked))
+            self._shadows.offer(rows, results, smoke, now)
         return results
 
     def _count(self, answers: list[Answer], results: list[Answer | RowError]) -> None:
@@ -216,6 +214,8 @@ class Predictor:
 
     def _report(self, bundle: Bundle[Release] | None, problem: str | None) -> None:
         metrics.metrics().problem.labels(self.use_case).set(0 if problem is None else 1)
+        named = {tuple(served.manifest.names) for served in (bundle.arms.values() if bundle is not None else ())}
+        self.names = named.pop() if len(named) == 1 else ()
         self._shadows.follow(None if bundle is None else bundle.rollout)
         if self._arms.follow(bundle):
             self._settle()

@@ -5,16 +5,22 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
+from msgspec import to_builtins
 
+from bentos.fraud import FraudRequest
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.features.joined import JoinedReader
 from bentos.runtime.features.rows import FeatureRows, View, dated
+from bentos.runtime.journal import Journal, scan
+from bentos.runtime.rollouts.understudy import Understudy
 from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.manifest import Feature, Manifest, ManifestError, parse
 from bentos.runtime.scoring.release import Release
 from bentos.runtime.scoring.request import RequestFeature, matrix, outside
 from bentos.runtime.scoring.scorer import Scorer
+from bentos.runtime.scoring.wire import Wire
 
 from .conftest import NOW, fit, make_manifest
 
@@ -84,7 +90,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def ask(*rows: dict[str, Any], by: Decider | None = None) -> tuple[list[Answer | RowError], list[dict[str, Any]]]:
     """Answers or errors, and the journal's records."""
-    answers, lines = (by or decider()).decide(rows, [False] * len(rows), NOW, checked=False)
+    answers, lines = (by or decider()).decide(rows, [False] * len(rows), NOW)
     return answers, [json.loads(line) for line in lines.splitlines()]
 
 
@@ -228,3 +234,20 @@ def test_risks_without_their_thresholds_are_no_manifest() -> None:
     """Three risks need two thresholds."""
     with pytest.raises(ManifestError, match="3 risks with 1 thresholds"):
         parse(manifest(thresholds=()).dump())
+
+
+def test_a_shadow_scores_an_event_as_it_was_answered(tmp_path) -> None:
+    """What the service passes on to a shadow's process is JSON: the row's time comes back as a time."""
+    wire = Wire(FraudRequest)
+    body = b'{"card_id": 1, "terminal_id": 7, "amount": 12, "time": "%s"}' % NOON.isoformat().encode()
+    passed_on = orjson.loads(orjson.dumps({"rows": [wire.decode(body)]}, default=to_builtins))
+    brought = RequestFeature(name="amount", minimum=0.0, maximum=24.0)
+    renamed = (*manifest().features[:2], Feature(name="amount", fill=12.0, mean=12.0, scale=6.0))
+    by, journal = decider(features=renamed, request=(brought,)), Journal(tmp_path)
+    understudy = Understudy(by, journal)
+    understudy.score(passed_on | {"ids": ["a"], "now": NOW.isoformat()})
+    journal.close()
+    [record] = scan(tmp_path)
+    (answer,), _ = ask(row(amount=12.0), by=by)
+    assert understudy.counts == {"scored": 1, "failed": 0}
+    assert (record["request_id"], record["score"], record["time"]) == ("a", answer.probability, NOON.isoformat())

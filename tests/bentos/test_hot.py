@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
-from bentos.hot import HotRoute, HotService
+from bentos.churn import ChurnRequest
+from bentos.endpoint import one_or_many
+from bentos.hot import Hot, HotRoutes, HotService
 
 from .conftest import FRESH, GIVEN, OLD, UNKNOWN
 
@@ -107,15 +111,20 @@ def test_any_body_gets_the_same_reply_on_both_paths(http, body):
 
 def test_a_good_request_never_reaches_bentomls_app():
     """Well-formed rows are taken by the hot route, malformed ones are left to BentoML."""
-    route = HotRoute(None, "user_id", "/predict")
-    assert route._rows(b"application/json; charset=utf-8", b'{"user_id": 3}') == {"user_id": 3}
-    assert route._rows(None, b'[{"user_id": 3, "features": {"a": null}}]') == [{"user_id": 3, "features": {"a": None}}]
-    assert route._rows(b"text/csv", b'{"user_id": 3}') is None
-    assert route._rows(b"application/json", b'{"user_id": "3"}') is None
+    hot = Hot(ChurnRequest, single=True)
+    one, [listed] = hot.rows(b'{"user_id": 3}', ()), hot.rows(b'[{"user_id": 3, "features": {"a": null}}]', ("a",))
+    assert (one["user_id"], one.get("features"), "age" in one) == (3, None, False)
+    assert (listed["user_id"], astuple(listed["features"]), listed["features"].names) == (3, (None,), ("a",))
+    assert hot.rows(b'[{"user_id": 3, "features": {"a": 1}}]', ())[0]["features"] == {"a": 1.0}
+    assert hot.rows(b'{"user_id": 3, "features": {"a": 1}}', ("b",)) is None
+    assert hot.rows(b'{"user_id": "3"}', ()) is None
+    assert hot.rows(json.dumps([{"user_id": 3}] * 10_001).encode(), ()) is None
+    assert Hot(ChurnRequest, single=False).rows(b'{"user_id": 3}', ()) is None
 
 
-def test_a_body_in_pieces_is_put_together_and_handed_on_whole():
+def test_a_body_in_pieces_is_put_together_and_handed_on_whole(monkeypatch):
     """BentoML's app reads the same messages that the hot route read."""
+    monkeypatch.setattr("bentos.hot.current_service", lambda: SimpleNamespace(predictor=SimpleNamespace(names=())))
 
     async def main():
         seen = []
@@ -133,7 +142,7 @@ def test_a_body_in_pieces_is_put_together_and_handed_on_whole():
             return waiting.pop(0)
 
         scope = {"type": "http", "path": "/predict", "method": "POST", "headers": []}
-        await HotRoute(app, "user_id", "/predict")(scope, receive, None)
+        await HotRoutes(app, {"/predict": Hot(ChurnRequest, single=True)})(scope, receive, None)
         assert seen == [sent]
 
     asyncio.run(main())
@@ -148,12 +157,12 @@ def test_another_middleware_makes_the_route_step_aside():
             self.app = app
 
     class Plain:
-        @bentoml.api
-        def predict(self, x: int) -> int:
-            return x
+        @bentoml.api(input_spec=one_or_many(ChurnRequest, example={}))
+        def predict(self, body, /) -> str:
+            return ""
 
     service = bentoml.service(Plain, name="plain", service_class=HotService)
     service.entity = "user_id"
-    assert isinstance(service.to_asgi(), HotRoute)
+    assert isinstance(service.to_asgi(), HotRoutes)
     service.add_asgi_middleware(Other)
-    assert not isinstance(service.to_asgi(), HotRoute)
+    assert not isinstance(service.to_asgi(), HotRoutes)

@@ -237,7 +237,7 @@ def decided(
     served: Release, rows: Sequence[dict[str, Any]], moment: datetime, *, smoke: bool = False, arm: str = "champion"
 ) -> list[dict[str, Any]]:
     """The journal records with which the service answers rows."""
-    _, lines = Decider(arm, served).decide(rows, [smoke] * len(rows), moment, checked=False)
+    _, lines = Decider(arm, served).decide(rows, [smoke] * len(rows), moment)
     return [json.loads(line) for line in lines.splitlines()]
 
 

@@ -116,7 +116,7 @@ def asked(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def answered(site: Site, rows: pd.DataFrame, now: datetime = AS_OF) -> list[dict[str, Any]]:
     """The journal records with which the service answers payments."""
-    _, lines = site.decider().decide(asked(rows), [False] * len(rows), now, checked=False)
+    _, lines = site.decider().decide(asked(rows), [False] * len(rows), now)
     return [json.loads(line) for line in lines.splitlines()]
 
 

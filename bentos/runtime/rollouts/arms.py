@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.rollouts.rollout import CHAMPION
 from bentos.runtime.rollouts.watcher import Bundle
 from bentos.runtime.scoring.decisions import Decider
+from bentos.runtime.scoring.inputs import Fields
 from bentos.runtime.scoring.release import Release
 
 UNEXPECTED = "an unexpected error, see the server's log"
@@ -28,7 +29,7 @@ class Arms:
         self._reported: dict[str, tuple[str, str, str, str]] = {}
 
     def assigned(
-        self, bundle: Bundle[Release] | None, rows: Sequence[Mapping[str, Any]], named: tuple[str, ...]
+        self, bundle: Bundle[Release] | None, rows: Sequence[Fields], named: tuple[str, ...]
     ) -> tuple[str, ...]:
         """The arm of each row; "" for the champion where nobody named it, which is all unless there is a canary."""
         if bundle is None or bundle.split is None:
@@ -39,11 +40,10 @@ class Arms:
     def decide(
         self,
         decider: Decider | RowError,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Fields],
         smoke: Sequence[bool],
         now: datetime,
         *,
-        checked: bool,
         counted: bool,
     ) -> Decided:
         """One arm's part of a batch; an arm that raises fails its own rows only. `counted` goes to the metrics."""
@@ -51,7 +51,7 @@ class Arms:
             return [decider] * len(rows), b""
         began, written = time.perf_counter() if counted else 0.0, b""
         try:
-            decided, written = decider.decide(rows, smoke, now, checked=checked)
+            decided, written = decider.decide(rows, smoke, now)
         except Exception:
             log.exception("%s failed on %d rows", decider.served.release, len(rows))
             decided = [RowError(500, UNEXPECTED)] * len(rows)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from msgspec import to_builtins
 
 from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.home import ROOT
 from bentos.runtime.rollouts.rollout import SHADOW, Arm, Rollout
+from bentos.runtime.scoring.inputs import Fields
 
 QUEUED = 20_000  # rows that may wait for one shadow
 LIMIT = 64_000  # bytes of a message: a third of what a socket's buffer holds by default
@@ -39,9 +41,8 @@ class Scored:
     """Rows that were answered together: request ids, the rows as they came, the domain's time."""
 
     ids: list[str]
-    rows: list[Mapping[str, Any]]
+    rows: list[Fields]
     now: datetime
-    checked: bool
 
 
 class Shadow:
@@ -137,13 +138,13 @@ class Shadow:
     def _pass_on(self, channel: socket.socket, scored: Scored) -> None:
         """Send rows in messages that fit; a single row that does not is dropped."""
         n = len(scored.rows)
-        message = {"ids": scored.ids, "rows": scored.rows, "now": scored.now, "checked": scored.checked}
-        data = orjson.dumps(message)
+        message = {"ids": scored.ids, "rows": scored.rows, "now": scored.now}
+        data = orjson.dumps(message, default=to_builtins)
         if len(data) > LIMIT:
             if n == 1:
                 return self._count("dropped", 1)
             for part in (slice(n // 2), slice(n // 2, n)):
-                self._pass_on(channel, Scored(scored.ids[part], scored.rows[part], scored.now, scored.checked))
+                self._pass_on(channel, Scored(scored.ids[part], scored.rows[part], scored.now))
             return None
         self._sent += n
         while not self._stop.is_set():
@@ -191,12 +192,10 @@ class Shadows:
 
     def offer(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Fields],
         results: Sequence[Answer | RowError],
         smoke: Sequence[bool],
         now: datetime,
-        *,
-        checked: bool,
     ) -> None:
         """Let every shadow score the rows that were answered, smoke tests left out."""
         chosen = [
@@ -207,7 +206,7 @@ class Shadows:
         if chosen:
             ids, answered = map(list, zip(*chosen, strict=True))
             for shadow in self.running:
-                shadow.offer(Scored(ids, answered, now, checked))
+                shadow.offer(Scored(ids, answered, now))
 
     def health(self) -> dict[str, dict[str, Any]]:
         """Release, version and state of each, by arm: starting, scoring, or what is wrong."""

@@ -37,7 +37,9 @@ class Understudy:
         rows, ids = message["rows"], message["ids"]
         try:
             now = datetime.fromisoformat(message["now"])
-            results, lines = self._decider.decide(rows, [False] * len(rows), now, checked=message["checked"], ids=ids)
+            if moment := self._decider.served.manifest.time:
+                rows = [row | {moment: _time(row.get(moment))} for row in rows]
+            results, lines = self._decider.decide(rows, [False] * len(rows), now, ids=ids)
             self._journal.append([lines])
         except Exception as error:
             print(f"shadow {self._decider.arm}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -46,6 +48,10 @@ class Understudy:
         answered = sum(isinstance(result, Answer) for result in results)
         self.counts["scored"] += answered
         self.counts["failed"] += len(rows) - answered
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def serve(channel: socket.socket, understudy: Understudy) -> None:

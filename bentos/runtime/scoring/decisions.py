@@ -1,19 +1,20 @@
 """Decisions: a batch's rows of one arm to answers and journal lines, from one feature read and one model call."""
 
 import os
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any
 
 import orjson
 
-from bentos.runtime.answers import GAP, Answer, Form, RowError, texts
+from bentos.runtime.answers import GAP, Answer, Column, Form, RowError, texts
 from bentos.runtime.scoring.events import gatherer
-from bentos.runtime.scoring.inputs import Input
+from bentos.runtime.scoring.inputs import Fields, Input
 from bentos.runtime.scoring.model import Floats
 from bentos.runtime.scoring.release import Release
-from bentos.runtime.scoring.scorer import grade
+from bentos.runtime.scoring.wire import encoded
 
 JSON = {word: orjson.dumps(word) for word in (True, False, None, "online", "request", "ok", "expired", "missing")}
 
@@ -26,8 +27,8 @@ class Decider:
         self.arm, self.served = arm, served
         self._gatherer = gatherer(manifest, served.reader, served.scorer.preprocess)
         fixed = {"model_version": served.model_version, "release": served.release, "arm": arm}
-        features = dict.fromkeys(manifest.names, GAP)
-        score = {"score": GAP, "decision": GAP, "features": features, "event_time": GAP}
+        self._order = tuple(manifest.names)
+        score = dict.fromkeys(("score", "decision", "features", "event_time"), GAP)
         self._record = Form(
             {"request_id": GAP, "entity": GAP}
             | ({"others": dict.fromkeys(manifest.others, GAP)} if manifest.others else {})
@@ -36,20 +37,19 @@ class Decider:
             | {"threshold": manifest.threshold}
             | fixed
         )
-        decision = {"probability": GAP, "risk": GAP, "features": features, "event_time": GAP, "stale": GAP}
+        decision = dict.fromkeys(("probability", "risk", "features", "event_time", "stale"), GAP)
         self._answer = Form({"request_id": GAP} | dict.fromkeys(manifest.keys, GAP) | decision | fixed)
 
     def decide(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Fields],
         smoke: Sequence[bool],
         now: datetime,
         *,
-        checked: bool,
         ids: Sequence[str] | None = None,
     ) -> tuple[list[Answer | RowError], bytes]:
         """Each row's answer or error, and the journal's lines of the answers; `ids` if the rows have some."""
-        gathered = self._gatherer.gather(rows, now, checked=checked)
+        gathered = self._gatherer.gather(rows, now)
         scores, values = self.served.scorer.score_inputs(gathered.z), gathered.values
         found: list[Input | RowError] = gathered.rows
         possible = (scores >= 0.0) & (scores <= 1.0)
@@ -88,36 +88,28 @@ class Decider:
         served, manifest, n = self.served, self.served.manifest, len(ready)
         keys, sources, times, states, others, moments = zip(*ready, strict=True)
         cuts, names = manifest.cuts, manifest.risks
-        risks = [names[grade(score, cuts)] for score in scores]
+        risks = [names[bisect_right(cuts, score)] for score in scores]
         stale = [state != "ok" for state in states] if manifest.stale == "flag" else [False] * n
-        flat = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].replace(b"],[", b",").split(b",")
-        width = len(manifest.names)
-        shared = [
+        shared: list[Column] = [
             ('"' + '","'.join(ids) + '"').encode().split(b","),
             texts(keys),
             *(texts([row[j] for row in others]) for j in range(len(manifest.others))),
             texts(scores),
             _words(risks),
-            *(flat[j::width] for j in range(width)),
-            _moments(times),
+            encoded(self._order, values.T.tolist()),
+            _words(times),
         ]
-        wall = datetime.now(UTC)
-        lines = self._record.fill(
-            [
-                *shared,
-                _words(sources),
-                _words(states),
-                _words(smoke),
-                _moments([moment or now for moment in moments])
-                if manifest.time
-                else [orjson.dumps(now.isoformat())] * n,
-                [orjson.dumps(wall.isoformat())] * n,
-            ]
-        )
-        encoded = self._answer.fill([*shared, _words(stale)]).split(b"\n")
+        about: list[Column] = [
+            _words(sources),
+            _words(states),
+            _words(smoke),
+            _words([moment or now for moment in moments]) if manifest.time else orjson.dumps(now.isoformat()),
+            orjson.dumps(datetime.now(UTC).isoformat()),
+        ]
+        leaving = self._answer.fill([*shared, _words(stale)]).split(b"\n")
         fixed = (repeat(served.model_version), repeat(served.release), repeat(self.arm))
-        made = map(Answer, ids, repeat(manifest.entity), keys, scores, risks, times, stale, *fixed, encoded)
-        return list(made), lines
+        made = map(Answer, ids, repeat(manifest.entity), keys, scores, risks, times, stale, *fixed, leaving)
+        return list(made), self._record.fill([*shared, *about])
 
 
 def _request_ids(n: int) -> list[str]:
@@ -125,12 +117,14 @@ def _request_ids(n: int) -> list[str]:
     return [random[i : i + 32] for i in range(0, 32 * n, 32)]
 
 
-def _words(values: Sequence[Any]) -> list[bytes]:
-    """The JSON of values of which there are few different ones."""
-    known = {value: JSON[value] if value in JSON else orjson.dumps(value) for value in set(values)}
+def _words(values: Sequence[Any]) -> Column:
+    """The JSON of values of which there are few different ones; a single one's alone stands for all."""
+    different = set(values)
+    if len(different) == 1:
+        return _word(values[0])
+    known = {value: _word(value) for value in different}
     return [known[value] for value in values]
 
 
-def _moments(times: Sequence[datetime | None]) -> list[bytes]:
-    known = {t: orjson.dumps(None if t is None else t.isoformat()) for t in set(times)}
-    return [known[t] for t in times]
+def _word(value: Any) -> bytes:
+    return JSON[value] if value in JSON else orjson.dumps(value.isoformat() if type(value) is datetime else value)

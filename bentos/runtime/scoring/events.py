@@ -1,6 +1,6 @@
 """Event rows: rows with a time of their own, keys of several entities and inputs that only the request knows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from bentos.runtime.answers import RowError
 from bentos.runtime.features.joined import JoinedReader, Reader
 from bentos.runtime.features.rows import FeatureRows
 from bentos.runtime.scoring import request
-from bentos.runtime.scoring.inputs import MAX_KEY, Gathered, Gatherer, Input, Key, _from_online, _not_a_number
+from bentos.runtime.scoring.inputs import MAX_KEY, Fields, Gathered, Gatherer, Input, Key, _from_online, _not_a_number
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.scorer import Floats, Preprocessor
 
@@ -33,7 +33,7 @@ class EventGatherer(Gatherer):
         self._joined = reader
         self._numbers = request.numbers(manifest.request)
 
-    def gather(self, rows: Sequence[Mapping[str, Any]], now: datetime, *, checked: bool = False) -> Gathered:
+    def gather(self, rows: Sequence[Fields], now: datetime) -> Gathered:
         """Inputs and errors, with one read per entity for all rows that bring no features of their own."""
         found: list[Input | RowError] = [self._row(row, now) for row in rows]
         values = np.full((len(rows), len(self.names)), np.nan)
@@ -58,7 +58,7 @@ class EventGatherer(Gatherer):
         self._within(found, values)
         return self._bounded(found, values)
 
-    def _row(self, row: Mapping[str, Any], now: datetime) -> Input | RowError:
+    def _row(self, row: Fields, now: datetime) -> Input | RowError:
         """A row's keys, time and where its features come from, or what is wrong with the first of what it brings."""
         keys: list[Key] = []
         for name in self.manifest.keys:
@@ -84,7 +84,7 @@ class EventGatherer(Gatherer):
         source: Literal["online", "request"] = "request" if complete else "online"
         return Input(keys[0], source, None, "ok", tuple(keys[1:]), moment.astimezone(UTC))
 
-    def _brought(self, values: Floats, rows: Sequence[Mapping[str, Any]], asked: Sequence[int]) -> None:
+    def _brought(self, values: Floats, rows: Sequence[Fields], asked: Sequence[int]) -> None:
         """Put what the rows bring into the last columns."""
         moments = np.array([(row[self.manifest.time] - EPOCH) // MICROSECOND for row in rows], dtype=np.int64)
         given = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in self._numbers}

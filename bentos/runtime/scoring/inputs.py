@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from operator import itemgetter
+from operator import attrgetter, itemgetter
+from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from msgspec.structs import astuple
 
 from bentos.runtime.answers import RowError
 from bentos.runtime.features.online import FeatureReader
@@ -15,11 +17,14 @@ from bentos.runtime.features.rows import FeatureRows
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.model import Inputs
 from bentos.runtime.scoring.scorer import Floats, Preprocessor
+from bentos.runtime.scoring.wire import FEATURES, Row, Values
 
 Key = int | str
+Fields = Mapping[str, Any] | Row
 MAX_KEY = 2**63 - 1
 MAX_ROWS = 10_000  # of one call
 NUMBERS = frozenset({float, int, type(None)})
+FEATURES_OF = attrgetter(FEATURES)
 
 
 class Input(NamedTuple):
@@ -51,18 +56,16 @@ class Gatherer:
 
     def __init__(self, manifest: Manifest, reader: FeatureReader, preprocess: Preprocessor) -> None:
         self.manifest, self.reader, self.preprocess = manifest, reader, preprocess
-        self.names = manifest.names
+        self.names, self._order = manifest.names, tuple(manifest.names)
+        self._key = attrgetter(manifest.entity)
         pick = itemgetter(*self.names)
         self._pick: Callable[[Mapping[str, Any]], tuple[Any, ...]] = (
             pick if len(self.names) > 1 else lambda given: (pick(given),)
         )
 
-    def gather(self, rows: Sequence[Mapping[str, Any]], now: datetime, *, checked: bool = False) -> Gathered:
-        """Inputs and errors, with one read for all rows that bring no features of their own.
-
-        `checked` says that keys and the types of given features are right; the common cases then need no loop here.
-        """
-        if checked and (plain := self._plain(rows, now)) is not None:
+    def gather(self, rows: Sequence[Fields], now: datetime) -> Gathered:
+        """Inputs and errors, with one read for all rows that bring no features of their own."""
+        if (plain := self._plain(rows, now)) is not None:
             return plain
         found: list[Input | RowError] = []
         given: list[tuple[Any, ...]] = []
@@ -95,31 +98,26 @@ class Gatherer:
             self._read(found, values, asked, now)
         return self._bounded(found, values)
 
-    def _plain(self, rows: Sequence[Mapping[str, Any]], now: datetime) -> Gathered | None:
-        """The inputs of checked rows if all bring exactly the features asked for, or all bring none; else None."""
-        keys = [row[self.manifest.entity] for row in rows]
-        features = [row.get("features") for row in rows]
-        if not any(features) and all(f is None for f in features):
-            source: Literal["online", "request"] = "online"
-        elif {len(self.names)} == {len(f) if f is not None else 0 for f in features}:
-            source = "request"
-        else:
+    def _plain(self, rows: Sequence[Fields], now: datetime) -> Gathered | None:
+        """The inputs of rows off the wire if all bring just the features asked for, or all bring none; else None."""
+        if not all(issubclass(kind, Row) for kind in set(map(type, rows))):
             return None
-        found: list[Input | RowError] = [Input(key, source, None, "ok") for key in keys]
+        keys, features = map(self._key, rows), list(map(FEATURES_OF, rows))
+        [kind, *others] = set(map(type, features))
+        if others or not (kind is NoneType or (issubclass(kind, Values) and kind.names == self._order)):
+            return None
+        if issubclass(kind, Values):
+            values = np.array(list(map(astuple, features)), dtype=np.float64)
+            return self._bounded([Input(key, "request", None, "ok") for key in keys], values)
+        found: list[Input | RowError] = [Input(key, "online", None, "ok") for key in keys]
         values = np.empty((len(rows), len(self.names)))
-        at = range(len(rows))
-        if source == "online":
-            self._read(found, values, at, now)
-            return self._bounded(found, values)
-        try:
-            given = [self._pick(f) for f in features if f is not None]
-        except KeyError:
-            return None
-        self._given(found, values, given, at)
+        self._read(found, values, range(len(rows)), now)
         return self._bounded(found, values)
 
-    def _picked(self, features: Mapping[str, Any]) -> RowError | tuple[Any, ...]:
+    def _picked(self, features: Mapping[str, Any] | Values) -> RowError | tuple[Any, ...]:
         """The values that a row brings, in order, or what is wrong with their names and types."""
+        if isinstance(features, Values):
+            features = dict(zip(features.names, astuple(features), strict=True))
         try:
             values = self._pick(features)
         except KeyError:
