@@ -48,7 +48,7 @@ class HotService(Service[Any]):
         """BentoML's app, behind the hot route and the other protocols."""
         app: Any = super().to_asgi(is_main=is_main)
         prefix = (self.path_prefix or "").rstrip("/")
-        hot = _hot_routes(self, prefix)
+        hot = hot_routes(self, prefix)
         others = [m for m, _ in self.middlewares if not getattr(m, "sees_no_predictions", False)]
         aside = bool(others) or BentoMLContainer.http.cors.enabled.get()
         if self._row is not None:
@@ -94,7 +94,7 @@ class Hot:
         return None if type(value) is list and len(value) > MAX_ROWS else value
 
 
-def _hot_routes(service: Service[Any], prefix: str) -> dict[str, Hot]:
+def hot_routes(service: Service[Any], prefix: str) -> dict[str, Hot]:
     """The service's routes that take rows which can be decoded on the wire, by path."""
     found = {}
     for api in service.apis.values():

@@ -148,9 +148,11 @@ def monthly_quality(
 ) -> bytes:
     """A metric per month with its interval, beside what the release promised and what the dummy reaches."""
     kept = sum(value >= promised for value in values)
-    figure, axes = _figure(f"{metric} reached its promise in {kept} of {len(months)} months", "month", metric)
+    of = "1 month" if len(months) == 1 else f"{len(months)} months"
+    figure, axes = _figure(f"{metric} reached its promise in {kept} of {of}", "month", metric)
     at = np.arange(len(months))
     axes.fill_between(at, lows, highs, color=BLUE, alpha=0.2, label="interval")
+    axes.vlines(at, lows, highs, color=BLUE, alpha=0.4, linewidth=4)  # of a single month there is no band
     axes.plot(at, values, "o-", color=BLUE, label="measured")
     axes.axhline(promised, color=ORANGE, linestyle="--", label=f"promised {promised:.3g}")
     axes.axhline(dummy, color=GREY, linestyle=":", label=f"dummy {dummy:.3g}")

@@ -1,6 +1,7 @@
 """The hot route answers exactly as BentoML's own path does."""
 
 import asyncio
+import importlib
 import json
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from msgspec.structs import astuple
 
 from bentos.churn import ChurnRequest
 from bentos.endpoint import one_or_many
-from bentos.hot import Hot, HotRoutes, HotService
+from bentos.hot import Hot, HotRoutes, HotService, hot_routes
 
 from .conftest import FRESH, GIVEN, OLD, UNKNOWN
 
@@ -120,6 +121,16 @@ def test_a_good_request_never_reaches_bentomls_app():
     assert hot.rows(b'{"user_id": "3"}', ()) is None
     assert hot.rows(json.dumps([{"user_id": 3}] * 10_001).encode(), ()) is None
     assert Hot(ChurnRequest, single=False).rows(b'{"user_id": 3}', ()) is None
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "routes"),
+    [("churn", "Churn", {"/x/predict"}), ("fraud", "Fraud", {"/x/predict", "/x/predict/batch"})],
+)
+def test_every_route_that_takes_rows_is_hot(module, name, routes):
+    """A service's own schema is simple enough; what is no row, such as /retrain, stays BentoML's."""
+    service = getattr(importlib.import_module(f"bentos.{module}"), name)
+    assert set(hot_routes(service, "/x")) == routes
 
 
 def test_a_body_in_pieces_is_put_together_and_handed_on_whole(monkeypatch):
