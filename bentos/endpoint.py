@@ -14,7 +14,7 @@ from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, Validation
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bentos.hot import compose, refuse
+from bentos.hot import HotService, compose, refuse
 from bentos.runtime import metrics
 from bentos.runtime.answers import RowError
 from bentos.runtime.batcher import Overloaded
@@ -23,6 +23,7 @@ from bentos.runtime.predictor import Predictor
 from bentos.runtime.scoring.inputs import MAX_ROWS
 
 SERVICE: dict[str, Any] = {
+    "service_class": HotService,
     "workers": int(os.environ.get("BENTOFLOW_WORKERS", "").strip() or 1),
     "threads": 8,
     "traffic": {"timeout": 30},

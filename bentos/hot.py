@@ -19,7 +19,9 @@ from bentoml._internal.service.openapi.specification import MediaType, OpenAPISp
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bentos.protocols import Beside, Protocols
+from bentos.admin import Admin
+from bentos.limits import Limits, bounds
+from bentos.protocols import Beside, Protocols, shape_of
 from bentos.protocols.arrow import STREAM
 from bentos.protocols.columns import Keys
 from bentos.protocols.documents import documented
@@ -34,23 +36,35 @@ ARROW = STREAM.encode()
 
 
 class HotService(Service[Any]):
-    """A BentoML service whose worker gets the hot route in front of its ASGI app.
+    """A BentoML service whose worker gets the hot route in front of its ASGI app, and limits in front of all.
 
-    With CORS or another middleware than our own the route steps aside, since they would not see what it answers.
+    Without an `entity` there is no hot route. With CORS or another middleware than our own the route steps aside, since
+    they would not see what it answers.
     """
 
     entity = ""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """BentoML's app, behind the hot route and the other protocols."""
+        """BentoML's app, behind the limits, the hot route and the other protocols."""
         app: Any = super().to_asgi(is_main=is_main)
         prefix = (self.path_prefix or "").rstrip("/")
+        routes = {name: f"{prefix}{api.route}" for name, api in self.apis.items()}
+        files = {name for name, api in self.apis.items() if getattr(api.input_spec, "multipart_fields", ())}
+        forms = {route: frozenset[bytes]() for name, route in routes.items() if name not in files}
+        if self._row is not None:
+            forms[f"{prefix}/predict"] = frozenset({ARROW})
+        shape = partial(shape_of, prefix=prefix)
+        return Limits(self._answering(app, prefix, routes), bounds(), use_case=self.name, shape=shape, forms=forms)
+
+    def _answering(self, bento: Any, prefix: str, routes: dict[str, str]) -> ASGIApp:
+        """BentoML's app behind the faster routes; what is no prediction is an admin route."""
+        app: ASGIApp = Admin(bento, [route for name, route in routes.items() if not name.startswith("predict")])
         others = [m for m, _ in self.middlewares if not getattr(m, "sees_no_predictions", False)]
         aside = bool(others) or BentoMLContainer.http.cors.enabled.get()
         if self._row is not None:
             speak = partial(Protocols, keys=Keys(self._row, self.entity), service=current_service, prefix=prefix)
             if aside:
-                app.router.routes.insert(0, Beside(speak(app.router.default)))
+                bento.router.routes.insert(0, Beside(speak(bento.router.default)))
             else:
                 app = speak(app)
         return app if aside or not self.entity else HotRoute(app, self.entity, f"{prefix}/predict")

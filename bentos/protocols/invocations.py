@@ -22,7 +22,7 @@ COLUMNS = ("probability", "risk", "model_version", "request_id")
 CSV, JSON, PARQUET = "text/csv", "application/json", "application/vnd.apache.parquet"
 CODES = {400: "BAD_REQUEST", 503: "TEMPORARILY_UNAVAILABLE"}
 MISSING = frozenset({"", "nan", "NaN", "NA", "N/A", "null", "NULL", "None", "<NA>"})
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 async def invocations(call: Call) -> Response:

@@ -61,9 +61,9 @@ RAW = [
 
 
 def replies(http, content: bytes) -> tuple[tuple, tuple]:
-    """What both paths answer: BentoML takes an unknown content type for JSON, the hot route leaves it alone."""
+    """What both paths answer: BentoML takes every kind of JSON, the hot route leaves all but one alone."""
     found = []
-    for media_type in ("application/json", "application/x-anything"):
+    for media_type in ("application/json", "application/x-anything+json"):
         response = http.post("/predict", content=content, headers={"content-type": media_type})
         body = response.json()
         for row in body if isinstance(body, list) else [body]:
@@ -154,6 +154,6 @@ def test_another_middleware_makes_the_route_step_aside():
 
     service = bentoml.service(Plain, name="plain", service_class=HotService)
     service.entity = "user_id"
-    assert isinstance(service.to_asgi(), HotRoute)
+    assert isinstance(service.to_asgi().app, HotRoute)
     service.add_asgi_middleware(Other)
-    assert not isinstance(service.to_asgi(), HotRoute)
+    assert not isinstance(service.to_asgi().app, HotRoute)
