@@ -14,11 +14,13 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bentos.protocols.columns import Refused
-from bentos.protocols.exchange import Shape, is_json
+from bentos.protocols.exchange import Shape, check_parts, is_json
 from bentos.runtime import metrics
+from bentos.runtime.scoring.inputs import MAX_ROWS
 
 SIZE, PAUSE, TOTAL = "BENTOFLOW_MAX_BODY_BYTES", "BENTOFLOW_BODY_PAUSE_S", "BENTOFLOW_BODY_TOTAL_S"
 BODIES = 8  # of the largest size may be held at once by a worker, whatever the number of connections
+MAX_PARTS = 10 * MAX_ROWS  # objects and lists in rows; a good row has one or two
 LINGER_S = 2.0  # for how long the rest of a refused body is read and dropped, so that its sender sees the refusal
 JSON = b"application/json"
 
@@ -83,13 +85,13 @@ class Limits:
             message = await arrived(receive, self._bounds.pause_s)
             if message.get("more_body"):
                 message, held = await self._whole(message, receive)
-            elif len(body := message.get("body", b"")) > self._size:
-                raise self._too_large(f"{len(body)} bytes")
             if message["type"] == "http.disconnect":
                 await send({"type": "http.response.start", "status": 400, "headers": []})  # nobody reads it
                 await send({"type": "http.response.body"})
                 return
-            self._readable(scope, headers)
+            if len(body := message.get("body", b"")) > self._size:
+                raise self._too_large(f"{len(body)} bytes")
+            self._readable(scope, headers, body)
         except (Refused, TimeoutError) as error:
             refused = error if isinstance(error, Refused) else self._too_slow()
             await self._refuse(refused, scope, receive, send)
@@ -123,17 +125,19 @@ class Limits:
             return message, 0
         return {"type": "http.request", "body": bytes(body), "more_body": False}, len(body)
 
-    def _readable(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
-        """Refused if the body is in a form that the path does not take."""
+    def _readable(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        """Refused if the body is in a form that the path does not take, or would be too large once it is decoded."""
         if b"content-encoding" in headers and headers[b"content-encoding"].strip().lower() not in (b"", b"identity"):
             raise Refused(415, "a content encoding is not supported; send the body as it is")
-        given = headers.get(b"content-type", JSON)
-        if given == JSON or (others := self._forms.get(scope["path"])) is None or scope["method"] != "POST":
+        if (others := self._forms.get(scope["path"])) is None or scope["method"] != "POST":
             return
-        kind = given.partition(b";")[0].strip().lower()
-        if kind not in others and not is_json(given.decode("latin-1")):
+        given = headers.get(b"content-type", JSON)
+        if given != JSON and given.partition(b";")[0].strip().lower() in others:
+            return
+        if given != JSON and not is_json(text := given.decode("latin-1")):
             taken = ", ".join(form.decode() for form in (JSON, *sorted(others)))
-            raise Refused(415, f"content type {given.decode('latin-1')!r:.80} is not supported; send {taken} in UTF-8")
+            raise Refused(415, f"content type {text!r:.80} is not supported; send {taken} in UTF-8")
+        check_parts(body, MAX_PARTS)
 
     def _too_large(self, size: str) -> Refused:
         what = f"the body has {size}; a request may have {self._size}"
@@ -149,7 +153,7 @@ class Limits:
         """Send a refusal; where the body is not read to its end, the connection ends with it."""
         metrics.count_errors(self._use_case, [refused.status])
         response = self._shape(scope["path"])(refused)
-        unread = refused.status != 415
+        unread = refused.status in (408, 413, 503)
         if unread:
             response.headers["connection"] = "close"
         if refused.status == 503:

@@ -19,12 +19,15 @@ from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Overloaded
 from bentos.runtime.predictor import Predictor
 from bentos.runtime.rollouts.rollout import CHAMPION
+from bentos.runtime.scoring.inputs import MAX_ROWS
 from bentos.runtime.scoring.release import Release
 from bentos.runtime.together import Together
 
 T = TypeVar("T")
 JSON = "application/json"
 CURL = "application/x-www-form-urlencoded"  # what curl says of any body; the examples of TensorFlow Serving send it
+MAX_PARTS = 100 * MAX_ROWS  # objects and lists in a body: each costs many times its bytes once it is decoded
+MAX_COMMAS = 800 * MAX_ROWS
 SMALL = 50_000  # bytes that take less time to decode than a thread takes to start on them
 log = logging.getLogger("bentoflow.protocols")
 
@@ -149,11 +152,22 @@ def is_json(content_type: str) -> bool:
     return (kind == JSON or (kind.startswith("application/") and kind.endswith("+json"))) and set(charsets) <= {"utf-8"}
 
 
+def check_parts(body: bytes, most: int) -> None:
+    """Refused if JSON has more objects and lists than `most`, or more values than any table of a call."""
+    if len(body) <= most:
+        return
+    if (parts := body.count(b"{") + body.count(b"[")) > most:
+        raise Refused(400, f"the body has {parts} objects and lists, more than the {most} of a call; send fewer rows")
+    if (commas := body.count(b",")) > MAX_COMMAS:
+        raise Refused(400, f"the body has {commas} values, more than the {MAX_COMMAS} of a call; send fewer rows")
+
+
 def parse_json(body: bytes) -> Any:
     """A JSON value in UTF-8; of a name that stands twice in an object the last counts, as in every parser here.
 
     NaN as Python and JavaScript clients write it is accepted, since tables mark gaps with it.
     """
+    check_parts(body, MAX_PARTS)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -92,8 +92,8 @@ def wanted_outputs(request: dict[str, Any]) -> dict[str, bool]:
     asked = request.get("outputs")
     if not asked:
         return dict.fromkeys(OUTPUTS, everywhere)
-    if not isinstance(asked, list):
-        raise Refused(400, "outputs must be a list")
+    if not isinstance(asked, list) or len(asked) > len(OUTPUTS):
+        raise Refused(400, f"outputs must be a list of some of {', '.join(OUTPUTS)}, each one once")
     wanted: dict[str, bool] = {}
     for output in asked:
         name = output.get("name") if isinstance(output, dict) else None
