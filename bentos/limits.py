@@ -21,7 +21,7 @@ from bentos.runtime.scoring.inputs import MAX_ROWS
 SIZE, PAUSE, TOTAL = "BENTOFLOW_MAX_BODY_BYTES", "BENTOFLOW_BODY_PAUSE_S", "BENTOFLOW_BODY_TOTAL_S"
 BODIES = 8  # of the largest size may be held at once by a worker, whatever the number of connections
 MAX_PARTS = 10 * MAX_ROWS  # objects and lists in rows; a good row has one or two
-LINGER_S = 2.0  # for how long the rest of a refused body is read and dropped, so that its sender sees the refusal
+LINGER_S = 1.0  # for how long the rest of a refused body is read and dropped, so that its sender sees the refusal
 JSON = b"application/json"
 
 
@@ -161,7 +161,7 @@ class Limits:
         await send({"type": "http.response.start", "status": refused.status, "headers": response.raw_headers})
         await send({"type": "http.response.body", "body": response.body, "more_body": unread})
         if unread:
-            if refused.status != 408:
+            if refused.status != 408 and not any(name == b"expect" for name, _ in scope["headers"]):
                 await _drop(receive)
             await send({"type": "http.response.body"})
 
