@@ -16,6 +16,7 @@ MAX_BYTES = 800 * 8 * MAX_ROWS  # of the decoded tables of a call: 800 float64 c
 DICTIONARY, BATCH = 2, 3  # Arrow's message types
 STOP, TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, _MAP, STRUCT = range(13)  # Thrift's wire types
 BYTE_ARRAY = 6  # Parquet's physical type
+DATA_PAGE, DATA_PAGE_V2 = 5, 8  # fields of its PageHeader
 MAX_FOOTER = 2**20  # bytes
 BAD = (struct.error, IndexError, ValueError)
 
@@ -107,14 +108,16 @@ def _footer(body: bytes) -> dict[int, Any]:
 
 
 def _pages(data: memoryview) -> int:
-    """The decompressed bytes that the pages of a column declare."""
-    at = total = 0
+    """The decompressed bytes that the pages of a column declare; Refused if they have more values than rows may be."""
+    at = total = values = 0
     while at < len(data):
         fields, at = _struct(data, at)
         size, packed = fields[2], fields[3]  # uncompressed_page_size, compressed_page_size
         if size < 0 or packed < 0:
             raise ValueError("a page has no size")
         at, total = at + packed, check_total(total + size)
+        header = fields.get(DATA_PAGE) or fields.get(DATA_PAGE_V2)
+        values = too_many(values + (header[1] if header else 0))  # a few bytes repeat one as often as they say
     return total
 
 

@@ -99,7 +99,7 @@ VALUES = {
     "half a sign": '"\\ud800"',
     "true": "true",
     "an object": "{}",
-    "900 brackets": "[" * 900 + "]" * 900,
+    "100 brackets": "[" * 100 + "]" * 100,
     "beyond float32": "1e300",
 }
 
@@ -108,7 +108,9 @@ VALUES = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_feature_that_is_no_number_is_named(spoken: Spoken, form: str, value: str) -> None:
     """Infinite, too large for a float or no number at all: refused in every protocol, and nothing is journalled."""
-    field = "" if value in ("half a sign", "5,000 digits") else "recency"  # which are no JSON
+    no_json = value in ("half a sign", "5,000 digits")
+    mixed = value == "100 brackets" and form.endswith("inputs")  # a list beside a number: the other one is named
+    field = "" if no_json else "spend" if mixed else "recency"
     refused(spoken, form, ROW | {"recency": VALUES[value]}, field)
 
 
@@ -121,7 +123,7 @@ def test_nan_is_a_gap_in_tables_and_refused_in_rows(spoken: Spoken, form: str) -
     assert "recency" in response.text or response.status_code == 200
 
 
-KEYS = ["9223372036854775808", "18446744073709551616", "1e30", "-1", "1.5", "true", '"1"', "[]", "1" + "0" * 100]
+KEYS = ["9223372036854775808", "18446744073709551616", "1e30", "-1", "1.5", "true", '"1"', "[[]]", "1" + "0" * 100]
 
 
 @pytest.mark.parametrize("key", [*KEYS, "null", "NaN"], ids=lambda key: key[:24])
