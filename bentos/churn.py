@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from bentos import endpoint
-from bentos.hot import HotService
 
 UserId = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1, description="The customer's number.", examples=[17])]
 Number = Annotated[float, Field(strict=True)]
@@ -43,7 +42,7 @@ ChurnRequests = endpoint.one_or_many(ChurnRequest, example={"user_id": 17})
 ChurnAnswers = endpoint.one_or_many_answers(ChurnAnswer)
 
 
-@bentoml.service(name="churn", service_class=HotService, **endpoint.SERVICE)
+@bentoml.service(name="churn", **endpoint.SERVICE)
 class Churn:
     """Probability of churn for one customer or a list of up to 10,000."""
 

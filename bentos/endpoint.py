@@ -11,10 +11,11 @@ from typing import Annotated, Any, ClassVar
 import bentoml
 import orjson
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, ValidationError, WrapValidator
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bentos.hot import compose, refuse
+from bentos.hot import HotService, compose, refuse
 from bentos.runtime import metrics
 from bentos.runtime.answers import RowError
 from bentos.runtime.batcher import Overloaded
@@ -22,7 +23,10 @@ from bentos.runtime.home import home
 from bentos.runtime.predictor import Predictor
 from bentos.runtime.scoring.inputs import MAX_ROWS
 
+MAX_VALUES = 10_000  # of one row
+
 SERVICE: dict[str, Any] = {
+    "service_class": HotService,
     "workers": int(os.environ.get("BENTOFLOW_WORKERS", "").strip() or 1),
     "threads": 8,
     "traffic": {"timeout": 30},
@@ -47,7 +51,7 @@ def one_or_many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
     """The body model for rows of one kind. A malformed row of a list becomes its own error, a single one a 400."""
     many = Annotated[list[Annotated[row, WrapValidator(_set_aside)]], Field(max_length=MAX_ROWS), Tag("rows")]  # type: ignore[valid-type]
     body: Any = Annotated[
-        Annotated[row, Tag("row")] | many,  # type: ignore[valid-type]
+        Annotated[row, WrapValidator(_bounded), Tag("row")] | many,  # type: ignore[valid-type]
         Discriminator(lambda value: "rows" if isinstance(value, list) else "row"),
         Field(json_schema_extra={"example": example}),
     ]
@@ -95,6 +99,17 @@ def one_or_many_answers(answer: type[BaseModel]) -> type[RootModel[Any]]:
             "__doc__": "One answer, or a list in the order of the rows.",
         },
     )
+
+
+def _bounded(value: Any, handler: Callable[[Any], BaseModel]) -> BaseModel:
+    """A row unless it has absurdly many values: each wrong one would be an error of its own in the reply."""
+    if isinstance(value, dict):
+        n = len(value) + sum(len(part) for part in value.values() if isinstance(part, dict | list))
+        if n > MAX_VALUES:
+            raise PydanticCustomError(
+                "too_long", "A row has at most {most} values, not {n}", {"most": MAX_VALUES, "n": n}
+            )
+    return handler(value)
 
 
 def _set_aside(value: Any, handler: Callable[[Any], BaseModel]) -> BaseModel | RowError:

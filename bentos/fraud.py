@@ -7,7 +7,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from bentos import endpoint, retraining
-from bentos.hot import HotService
 
 Key = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Number = Annotated[float, Field(strict=True)]
@@ -49,7 +48,7 @@ FraudRequestList = endpoint.many(FraudRequest, example=EXAMPLE)
 FraudAnswers = endpoint.one_or_many_answers(FraudAnswer)
 
 
-@bentoml.service(name="fraud", service_class=HotService, **endpoint.SERVICE)
+@bentoml.service(name="fraud", **endpoint.SERVICE)
 class Fraud:
     """Risk of fraud for one payment or a list of up to 10,000, and retraining on request."""
 

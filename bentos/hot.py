@@ -1,9 +1,9 @@
 """Hot routes: well-formed predictions answered ahead of BentoML's middlewares, everything else by BentoML as ever.
 
 A request that passes all middlewares and pydantic costs about 500 microseconds more than its answer does. These
-routes read the body once and answer only what they are sure of: JSON in the exact shape of the use case's row, or a
-list of such. Anything else (a malformed body or row, another content type, too many rows) goes on to BentoML with its
-body, so statuses and messages of refusals are written in one place.
+routes answer only what they are sure of: JSON in the exact shape of the use case's row, or a list of such. Anything
+else (a malformed body or row, another content type, too many rows) goes on to BentoML with its body, so statuses and
+messages of refusals are written in one place.
 """
 
 import os
@@ -18,9 +18,11 @@ from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.service.openapi.specification import MediaType, OpenAPISpecification, PathItem, Schema
 from pydantic import BaseModel
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bentos.protocols import Beside, Protocols
+from bentos.admin import Admin
+from bentos.limits import Limits, bounds, once
+from bentos.protocols import Beside, Protocols, shape_of
 from bentos.protocols.arrow import STREAM
 from bentos.protocols.columns import Keys
 from bentos.protocols.documents import documented
@@ -36,7 +38,7 @@ ARROW = STREAM.encode()
 
 
 class HotService(Service[Any]):
-    """A BentoML service whose worker gets the hot routes in front of its ASGI app.
+    """A BentoML service whose worker gets the hot routes in front of its ASGI app, and limits in front of all.
 
     With CORS or another middleware than our own they step aside, since it would not see what they answer. `entity` is
     the field of a row that names it; the other protocols need one.
@@ -45,19 +47,30 @@ class HotService(Service[Any]):
     entity = ""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """BentoML's app, behind the hot route and the other protocols."""
+        """BentoML's app, behind the limits, the hot route and the other protocols."""
         app: Any = super().to_asgi(is_main=is_main)
         prefix = (self.path_prefix or "").rstrip("/")
-        hot = hot_routes(self, prefix)
+        routes = {name: f"{prefix}{api.route}" for name, api in self.apis.items()}
+        files = {name for name, api in self.apis.items() if getattr(api.input_spec, "multipart_fields", ())}
+        forms = {route: frozenset[bytes]() for name, route in routes.items() if name not in files}
+        if self._row is not None:
+            forms[f"{prefix}/predict"] = frozenset({ARROW})
+        shape = partial(shape_of, prefix=prefix)
+        return Limits(self._answering(app, prefix, routes), bounds(), use_case=self.name, shape=shape, forms=forms)
+
+    def _answering(self, bento: Any, prefix: str, routes: dict[str, str]) -> ASGIApp:
+        """BentoML's app behind the faster routes; what is no prediction is an admin route."""
+        app: ASGIApp = Admin(bento, [route for name, route in routes.items() if not name.startswith("predict")])
         others = [m for m, _ in self.middlewares if not getattr(m, "sees_no_predictions", False)]
         aside = bool(others) or BentoMLContainer.http.cors.enabled.get()
         if self._row is not None:
             speak = partial(Protocols, keys=Keys(self._row, self.entity), service=current_service, prefix=prefix)
             if aside:
-                app.router.routes.insert(0, Beside(speak(app.router.default)))
+                bento.router.routes.insert(0, Beside(speak(bento.router.default)))
             else:
                 app = speak(app)
-        return app if aside or not hot else HotRoutes(app, hot)
+        hot = {} if aside else hot_routes(self, prefix)
+        return HotRoutes(app, hot) if hot else app
 
     @property
     def openapi_spec(self) -> OpenAPISpecification:
@@ -117,17 +130,10 @@ class HotRoutes:
             return
         started = time.perf_counter()
         headers = dict(reversed(scope["headers"]))  # the first of several counts, as in starlette
-        message = await receive()
-        messages, body = [message], message.get("body", b"")
-        while message.get("more_body"):
-            message = await receive()
-            messages.append(message)
-        if len(messages) > 1:
-            body = b"".join([m.get("body", b"") for m in messages])
-        plain = message["type"] == "http.request" and _json(headers)
-        rows = hot.rows(body, service.predictor.names) if plain else None
+        message = await receive()  # whole, since the limits read it
+        rows = hot.rows(message.get("body", b""), service.predictor.names) if _json(headers) else None
         if rows is None:
-            await self.app(scope, _replay(messages, receive), send)
+            await self.app(scope, once(message, receive), send)
             return
         single = type(rows) is not list
         arm = headers.get(b"x-bentoflow-arm", b"").decode("latin-1") or None
@@ -170,14 +176,3 @@ def compose(results: list[Answer | RowError], *, single: bool) -> tuple[int, str
     failed = [r.status for r in results if isinstance(r, RowError)]
     status = failed[0] if len(failed) == len(results) else 207
     return status, os.urandom(16).hex(), b"[%b]" % b",".join(parts)
-
-
-def _replay(messages: list[Message], receive: Receive) -> Receive:
-    """A `receive` that gives what was read already, then what comes."""
-    waiting = iter(messages)
-
-    async def again() -> Message:
-        found = next(waiting, None)
-        return await receive() if found is None else found
-
-    return again

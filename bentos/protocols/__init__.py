@@ -37,6 +37,12 @@ HANDLERS: tuple[tuple[str, str, Handler, Shape], ...] = (
 )
 
 
+def shape_of(path: str, prefix: str = "") -> Shape:
+    """The form of an error at a path: its protocol's, /predict's own for all others."""
+    top = path.removeprefix(prefix)
+    return next((shape for _, route, _, shape in HANDLERS if route == top), plain_error)
+
+
 class Protocols:
     """ASGI: answers the routes of the protocols, and hands on the rest.
 

@@ -4,14 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
+from bentos.protocols import declared
 from bentos.protocols.columns import Columns, Layout, Refused, Rows, too_many
 from bentos.protocols.exchange import Call, aside, json_response, parse_json, request_id
 from bentos.runtime.answers import Answer
+from bentos.runtime.scoring.inputs import MAX_ROWS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 STREAM, JSON = "application/vnd.apache.arrow.stream", "application/json"
+MAX_TEXT = 100 * MAX_ROWS  # characters in a column
 INDEX = "__index_level_"  # where pandas keeps what is no column
 
 
@@ -50,10 +53,11 @@ def from_stream(body: bytes) -> Columns:
 
     batches, n = [], 0
     try:
+        declared.arrow_stream(body)
         with pa.ipc.open_stream(pa.BufferReader(body)) as reader:
             for batch in reader:
-                batch.validate(full=True)  # buffers come from outside: offsets may point anywhere
                 n = too_many(n + batch.num_rows)
+                batch.validate(full=True)  # buffers come from outside: offsets may point anywhere
                 batches.append(batch)
             return from_table(pa.Table.from_batches(batches, reader.schema))
     except (pa.ArrowException, OSError, ValueError, EOFError) as error:  # also names and texts that are not UTF-8
@@ -89,10 +93,23 @@ def from_table(table: "pa.Table") -> Columns:
             found[name] = column.to_numpy()
         elif pa.types.is_decimal(kind):
             found[name] = column.cast(pa.float64()).to_numpy()
-        elif pa.types.is_integer(kind) or pa.types.is_null(kind) or _is_text(kind):
+        elif pa.types.is_integer(kind) or pa.types.is_null(kind):
             found[name] = column.to_pylist()
+        elif _is_text(kind):
+            found[name] = _texts(column, f"{name:.80}")
         else:
             raise Refused(400, f"is of Arrow type {kind}; give numbers, or text if it is a key", field=f"{name:.80}")
+    return found
+
+
+def _texts(column: Any, field: str) -> list[str | None]:
+    """A column's texts one by one: rows may share one long text, of which a list has a copy per row."""
+    found, left = [], MAX_TEXT
+    for value in column:
+        found.append(value.as_py())
+        left -= len(found[-1] or "")
+        if left < 0:
+            raise Refused(400, f"has more than {MAX_TEXT} characters; keys are short", row=len(found) - 1, field=field)
     return found
 
 

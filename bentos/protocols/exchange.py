@@ -19,10 +19,15 @@ from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Overloaded
 from bentos.runtime.predictor import Predictor
 from bentos.runtime.rollouts.rollout import CHAMPION
+from bentos.runtime.scoring.inputs import MAX_ROWS
 from bentos.runtime.scoring.release import Release
 from bentos.runtime.together import Together
 
 T = TypeVar("T")
+JSON = "application/json"
+CURL = "application/x-www-form-urlencoded"  # what curl says of any body; the examples of TensorFlow Serving send it
+MAX_PARTS = 100 * MAX_ROWS  # objects and lists in a body: each costs many times its bytes once it is decoded
+MAX_COMMAS = 800 * MAX_ROWS
 SMALL = 50_000  # bytes that take less time to decode than a thread takes to start on them
 log = logging.getLogger("bentoflow.protocols")
 
@@ -40,6 +45,13 @@ class Call:
     def media_type(self) -> str:
         """The content type without its parameters, in lower case."""
         return self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    def takes(self, *others: str) -> None:
+        """Refused with 415 unless the body is JSON, of one of the other media types, or says nothing of itself."""
+        given = self.request.headers.get("content-type", JSON)
+        if self.media_type not in (*others, "") and not is_json(given):
+            taken = ", ".join((JSON, *others))
+            raise Refused(415, f"content type {given!r:.80} is not supported; send {taken} in UTF-8")
 
     @property
     def chosen(self) -> bool:
@@ -108,8 +120,6 @@ async def exchange(call: Callable[[], Awaitable[Call]], handler: Handler, shape:
     started, made = time.perf_counter(), None
     try:
         made = await call()
-        if made.request.headers.get("content-encoding", "identity") != "identity":
-            raise Refused(415, "a content encoding is not supported; send the body as it is")
         response = await handler(made)
     except ClientDisconnect:
         return Response(status_code=400)  # nobody reads it
@@ -133,16 +143,40 @@ async def aside(size: int, work: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.to_thread(work, *arguments) if size > SMALL else work(*arguments)
 
 
+def is_json(content_type: str) -> bool:
+    """Whether a content type is JSON's, or one of RFC 6839's kinds of it, in UTF-8."""
+    kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    charsets = [value.strip('" ') for name, _, value in (p.partition("=") for p in parameters) if name == "charset"]
+    return (kind == JSON or (kind.startswith("application/") and kind.endswith("+json"))) and set(charsets) <= {"utf-8"}
+
+
+def check_parts(body: bytes, most: int) -> None:
+    """Refused if JSON has more objects and lists than `most`, or more values than any table of a call."""
+    if len(body) <= most:
+        return
+    if (parts := body.count(b"{") + body.count(b"[")) > most:
+        raise Refused(400, f"the body has {parts} objects and lists, more than the {most} of a call; send fewer rows")
+    if (commas := body.count(b",")) > MAX_COMMAS:
+        raise Refused(400, f"the body has {commas} values, more than the {MAX_COMMAS} of a call; send fewer rows")
+
+
 def parse_json(body: bytes) -> Any:
-    """A JSON value; NaN as Python and JavaScript clients write it is accepted, since tables mark gaps with it."""
+    """A JSON value in UTF-8; of a name that stands twice in an object the last counts, as in every parser here.
+
+    NaN as Python and JavaScript clients write it is accepted, since tables mark gaps with it.
+    """
+    check_parts(body, MAX_PARTS)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         first = error
     try:
-        return json.loads(body)
+        value = json.loads(text := body.decode())  # json.loads would guess another encoding
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # which half a surrogate pair cannot be
     except (ValueError, RecursionError):
-        raise Refused(400, f"the body is not JSON: {first}") from None
+        raise Refused(400, f"the body is not JSON in UTF-8: {first}") from None
+    return value
 
 
 def json_response(content: Any, status: int = 200, *, answers: list[Answer] | None = None) -> Response:

@@ -12,10 +12,11 @@ from starlette.responses import Response
 
 from bentos.protocols import tensors
 from bentos.protocols.columns import Columns, Layout, Refused, Rows
-from bentos.protocols.exchange import Call, aside, json_response, parse_json, request_id
+from bentos.protocols.exchange import CURL, Call, aside, json_response, parse_json, request_id
 from bentos.protocols.tensors import Binary, Tensor
 from bentos.runtime.answers import Answer
 
+BINARY = "application/octet-stream"
 HEADER = "inference-header-content-length"
 OUTPUTS = {"probability": "FP64", "risk": "BYTES", "stale": "BOOL", "model_version": "BYTES", "request_id": "BYTES"}
 
@@ -60,6 +61,7 @@ async def model_ready(call: Call) -> Response:
 async def infer(call: Call) -> Response:
     """POST /v2/models/{name}/infer, also with /versions/{version}."""
     name = call.named()
+    call.takes(CURL, BINARY)
     head, raw = _parts(call.body, call.request.headers.get(HEADER))
     request = parse_json(head)
     if not isinstance(request, dict) or not isinstance(inputs := request.get("inputs"), list) or not inputs:
@@ -69,6 +71,8 @@ async def infer(call: Call) -> Response:
     wanted = wanted_outputs(request)
 
     def rows(layout: Layout) -> Rows:
+        if len(inputs) > len(layout.names) + 1:
+            raise Refused(400, f"{len(inputs)} inputs; there are {len(layout.names)} features and {layout.entity}")
         binary = Binary(raw)
         given = [tensors.read(tensor, binary) for tensor in inputs]
         if binary.left:
@@ -88,12 +92,12 @@ def wanted_outputs(request: dict[str, Any]) -> dict[str, bool]:
     asked = request.get("outputs")
     if not asked:
         return dict.fromkeys(OUTPUTS, everywhere)
-    if not isinstance(asked, list):
-        raise Refused(400, "outputs must be a list")
+    if not isinstance(asked, list) or len(asked) > len(OUTPUTS):
+        raise Refused(400, f"outputs must be a list of some of {', '.join(OUTPUTS)}, each one once")
     wanted: dict[str, bool] = {}
     for output in asked:
         name = output.get("name") if isinstance(output, dict) else None
-        if name not in OUTPUTS:
+        if not isinstance(name, str) or name not in OUTPUTS:
             raise Refused(400, f"no output {name!r:.60}; there are {', '.join(OUTPUTS)}")
         own = output.get("parameters")
         own = own if isinstance(own, dict) else {}
@@ -135,7 +139,7 @@ def compose(about: dict[str, Any], answers: list[Answer], wanted: dict[str, bool
         return Response(head, headers=headers, media_type="application/json")
     headers["Inference-Header-Content-Length"] = str(len(head))
     raw = b"".join([tail for _, tail in written])
-    return Response(head + raw, headers=headers, media_type="application/octet-stream")
+    return Response(head + raw, headers=headers, media_type=BINARY)
 
 
 def _parts(body: bytes, length: str | None) -> tuple[bytes, bytes]:

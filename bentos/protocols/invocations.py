@@ -8,13 +8,16 @@ import csv
 import io
 import math
 import re
+from itertools import islice
 from typing import Any
 
 from starlette.responses import Response
 
+from bentos.protocols import declared
 from bentos.protocols.columns import Columns, Layout, Refused, Rows, by_name, by_position, too_many
 from bentos.protocols.exchange import Call, json_response, parse_json
 from bentos.protocols.tfserving import named_or_placed
+from bentos.runtime.scoring.inputs import MAX_ROWS
 
 VERSION = "3.17.2"  # of the MLflow whose protocol this is
 FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
@@ -22,7 +25,7 @@ COLUMNS = ("probability", "risk", "model_version", "request_id")
 CSV, JSON, PARQUET = "text/csv", "application/json", "application/vnd.apache.parquet"
 CODES = {400: "BAD_REQUEST", 503: "TEMPORARILY_UNAVAILABLE"}
 MISSING = frozenset({"", "nan", "NaN", "NA", "N/A", "null", "NULL", "None", "<NA>"})
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 async def invocations(call: Call) -> Response:
@@ -96,8 +99,9 @@ def split(data: Any) -> Columns:
 def from_csv(body: bytes, layout: Layout) -> Columns:
     """The columns of a table with a header, as pandas' `to_csv` writes it, with the index or without."""
     try:
-        lines = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
-        names, *rows = [line for line in lines if line] or [[]]
+        text = io.TextIOWrapper(io.BytesIO(body), encoding="utf-8-sig", newline="")
+        lines = (line for line in csv.reader(text, strict=True) if line)
+        names, *rows = list(islice(lines, MAX_ROWS + 2)) or [[]]  # one row too many is enough to know
     except (UnicodeDecodeError, csv.Error) as error:
         raise Refused(400, f"Failed to parse input as CSV: {error}") from None
     if not names or len(set(names)) != len(names):
@@ -120,11 +124,13 @@ def from_parquet(body: bytes, layout: Layout) -> Columns:
 
     from bentos.protocols.arrow import from_table
 
+    wanted = {*layout.names, layout.entity}
+    declared.parquet(body, wanted, {layout.entity} if layout.keys.text else set())
     try:
         file = pq.ParquetFile(pa.BufferReader(body))
         too_many(file.metadata.num_rows)
-        names = file.schema_arrow.names
-        table = file.read(columns=[name for name in names if name in (*layout.names, layout.entity)] or names[:1])
+        names = [name for name in file.schema_arrow.names if name in wanted] or file.schema_arrow.names[:1]
+        table = file.read(columns=names)
         table.validate(full=True)  # buffers come from outside: offsets may point anywhere
         return from_table(table)
     except (pa.ArrowException, OSError, ValueError) as error:  # also names and texts that are not UTF-8

@@ -58,7 +58,7 @@ def read(given: Any, binary: Binary) -> Tensor:
         raise Refused(400, "its shape must be a list of whole numbers", field=field)
     if not isinstance(datatype, str) or (datatype != BYTES and datatype not in TYPES):
         raise Refused(400, f"datatype {datatype!r:.20} is none of {', '.join((*TYPES, BYTES))}", field=field)
-    if len(shape) > 2 or (count := math.prod(shape)) > MAX_VALUES:
+    if len(shape) > 2 or max(shape) > MAX_VALUES or (count := math.prod(shape)) > MAX_VALUES:
         raise Refused(400, f"shape {shape!r:.60} is neither [rows] nor [rows, columns], or too large", field=field)
     parameters = given.get("parameters")
     if isinstance(parameters, dict) and "binary_data_size" in parameters:

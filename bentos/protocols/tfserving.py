@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from bentos.protocols.columns import Columns, Layout, Refused, Rows, by_name
-from bentos.protocols.exchange import Call, json_response, parse_json
+from bentos.protocols.exchange import CURL, Call, json_response, parse_json
 
 
 async def models(call: Call) -> Response:
@@ -27,6 +27,7 @@ async def model(call: Call) -> Response:
 async def predict(call: Call) -> Response:
     """POST /v1/models/{name}:predict: a prediction per instance, or outputs for inputs by column."""
     call.named()
+    call.takes(CURL)
     value = parse_json(call.body)
     given = [name for name in ("instances", "inputs") if isinstance(value, dict) and name in value]
     if len(given) != 1:

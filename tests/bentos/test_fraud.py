@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from bentos import retraining
+from bentos import admin, retraining
 from bentos.runtime import clock
 from bentos.runtime.features.joined import JoinedReader
 from bentos.runtime.predictor import Predictor
@@ -155,10 +155,10 @@ def test_the_documentation_has_every_route_and_a_sample_that_works(fraud_http: T
 
 def test_retraining_is_off_without_a_token(fraud_http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the setting the route does nothing for anybody, whatever they send."""
-    monkeypatch.delenv(retraining.TOKEN, raising=False)
+    monkeypatch.delenv(admin.TOKEN, raising=False)
     for headers in ({}, TOKEN, {"authorization": "Bearer "}):
         response = fraud_http.post("/retrain", json={}, headers=headers)
-        assert (response.status_code, retraining.TOKEN in response.json()["error"]) == (404, True)
+        assert (response.status_code, admin.TOKEN in response.json()["error"]) == (404, True)
 
 
 @pytest.mark.parametrize("given", [{}, {"authorization": "Bearer abcd"}, {"authorization": "abc"}])
@@ -166,14 +166,14 @@ def test_retraining_needs_the_token(
     fraud_http: TestClient, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
 ) -> None:
     """A missing or wrong token is a 401."""
-    monkeypatch.setenv(retraining.TOKEN, "abc")
+    monkeypatch.setenv(admin.TOKEN, "abc")
     assert fraud_http.post("/retrain", json={}, headers=given).status_code == 401
 
 
 @pytest.mark.parametrize("api", ["", "http://127.0.0.1:9/api"])
 def test_retraining_without_prefect_is_a_503(fraud_http: TestClient, monkeypatch: pytest.MonkeyPatch, api: str) -> None:
     """Where Prefect is not named, or does not answer, the caller is told to come back."""
-    monkeypatch.setenv(retraining.TOKEN, "abc")
+    monkeypatch.setenv(admin.TOKEN, "abc")
     monkeypatch.setenv("PREFECT_API_URL", api)
     response = fraud_http.post("/retrain", json={}, headers=TOKEN)
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
@@ -186,7 +186,7 @@ def test_retraining_starts_the_deployment(fraud_http: TestClient, monkeypatch: p
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
-    monkeypatch.setenv(retraining.TOKEN, "abc")
+    monkeypatch.setenv(admin.TOKEN, "abc")
     with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
         api = str(PREFECT_API_URL.value())
         monkeypatch.setenv("PREFECT_API_URL", api)
