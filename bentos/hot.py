@@ -26,7 +26,8 @@ from bentos.protocols.documents import documented
 from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Overloaded
-from bentos.runtime.scoring.inputs import MAX_KEY, MAX_ROWS, NUMBERS
+from bentos.runtime.scoring.given import NUMBERS, TEXTS
+from bentos.runtime.scoring.inputs import MAX_KEY, MAX_ROWS
 
 current_service = bentoml.get_current_service  # once: the package looks every name up anew
 JSON = (b"content-type", b"application/json")
@@ -53,7 +54,9 @@ class HotService(Service[Any]):
                 app.router.routes.insert(0, Beside(speak(app.router.default)))
             else:
                 app = speak(app)
-        return app if aside or not self.entity else HotRoute(app, self.entity, f"{prefix}/predict")
+        if aside or not self.entity:
+            return app
+        return HotRoute(app, self.entity, f"{prefix}/predict", texts=takes_texts(self._row))
 
     @property
     def openapi_spec(self) -> OpenAPISpecification:
@@ -75,10 +78,11 @@ class HotService(Service[Any]):
 
 
 class HotRoute:
-    """ASGI: answers POST /predict where it can, and hands on the rest."""
+    """ASGI: answers POST /predict where it can, and hands on the rest. `texts` says that features may be texts."""
 
-    def __init__(self, app: ASGIApp, entity: str, path: str) -> None:
+    def __init__(self, app: ASGIApp, entity: str, path: str, *, texts: bool = False) -> None:
         self.app, self.entity, self.path = app, entity, path
+        self.texts, self._kinds = texts, NUMBERS | TEXTS if texts else NUMBERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != self.path or scope["method"] != "POST":
@@ -103,7 +107,8 @@ class HotRoute:
         arm = headers.get(b"x-bentoflow-arm", b"").decode("latin-1") or None
         smoke = headers.get(b"x-bentoflow-smoke") == b"1"
         try:
-            results = await service.predictor.answer([rows] if single else rows, arm=arm, smoke=smoke, checked=True)
+            rows = [rows] if single else rows
+            results = await service.predictor.answer(rows, arm=arm, smoke=smoke, checked=not self.texts)
             status, name, content = compose(results, single=single)
         except Overloaded as error:
             status, name, content = refuse(error)
@@ -127,7 +132,7 @@ class HotRoute:
         return value if self._exact(value) else None
 
     def _exact(self, row: Any) -> bool:
-        """Whether a row is {entity: whole number} or that with {"features": {name: number or null}}."""
+        """Whether a row is {entity: whole number} or that with {"features": {name: number, text or null}}."""
         if type(row) is not dict or type(key := row.get(self.entity)) is not int or not 0 <= key <= MAX_KEY:
             return False
         if len(row) == 1:
@@ -135,7 +140,16 @@ class HotRoute:
         features = row.get("features", row)
         if len(row) > 2 or features is row:
             return False
-        return features is None or (type(features) is dict and NUMBERS.issuperset(map(type, features.values())))
+        return features is None or (type(features) is dict and self._kinds.issuperset(map(type, features.values())))
+
+
+def takes_texts(row: type[BaseModel] | None) -> bool:
+    """Whether a use case's row may bring texts among its features."""
+    if row is None or "features" not in row.model_fields:
+        return False
+    brought = row.model_json_schema()["properties"]["features"]
+    maps = [kind["additionalProperties"] for kind in brought.get("anyOf", [brought]) if "additionalProperties" in kind]
+    return any(one.get("type") == "string" for kinds in maps for one in kinds.get("anyOf", [kinds]))
 
 
 def refuse(error: Overloaded) -> tuple[int, str, bytes]:

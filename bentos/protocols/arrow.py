@@ -92,7 +92,9 @@ def from_table(table: "pa.Table") -> Columns:
         elif pa.types.is_integer(kind) or pa.types.is_null(kind) or _is_text(kind):
             found[name] = column.to_pylist()
         else:
-            raise Refused(400, f"is of Arrow type {kind}; give numbers, or text if it is a key", field=f"{name:.80}")
+            raise Refused(
+                400, f"is of Arrow type {kind}; give numbers, or text if it is a key or a category", field=f"{name:.80}"
+            )
     return found
 
 

@@ -75,19 +75,20 @@ class Call:
         predictor has it.
         """
         arm, served = self.asked()
-        layout = Layout(served.manifest.entity, tuple(served.manifest.names), self.keys)
+        manifest = served.manifest
+        layout = Layout(manifest.entity, tuple(manifest.names), self.keys, manifest.categorical)
         rows = await aside(len(self.body), decode, layout)
         results = await self.predictor.answer(
             rows,
             arm=arm if self.chosen else None,
             smoke=self.request.headers.get("x-bentoflow-smoke") == "1",
-            checked=checked,
+            checked=checked and not manifest.categorical,
             together=Together(len(rows), version=self.request.path_params.get("version")),
         )
         found: list[Answer] = []
         for i, result in enumerate(results):
             if isinstance(result, RowError):
-                raise _of_row(i, result, served.manifest.entity)
+                raise _of_row(i, result, manifest.entity)
             found.append(result)
         return found
 

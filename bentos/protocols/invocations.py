@@ -109,6 +109,7 @@ def from_csv(body: bytes, layout: Layout) -> Columns:
     columns: Columns = {}
     for at, name in enumerate(names):
         number = name in layout.names or (name == layout.entity and not layout.keys.text)
+        number = number and name not in layout.categorical
         columns[name] = [(_number if number else _text)(row[at]) for row in rows]
     return columns
 

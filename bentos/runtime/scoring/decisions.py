@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from bentos.runtime.answers import GAP, Answer, Form, RowError, texts
+from bentos.runtime.scoring.categories import Texts
 from bentos.runtime.scoring.events import gatherer
 from bentos.runtime.scoring.inputs import Input
 from bentos.runtime.scoring.model import Floats
@@ -50,19 +51,21 @@ class Decider:
     ) -> tuple[list[Answer | RowError], bytes]:
         """Each row's answer or error, and the journal's lines of the answers; `ids` if the rows have some."""
         gathered = self._gatherer.gather(rows, now, checked=checked)
-        scores, values = self.served.scorer.score_inputs(gathered.z), gathered.values
+        scores, values, words = self.served.scorer.score_inputs(gathered.z), gathered.values, gathered.texts
         found: list[Input | RowError] = gathered.rows
         possible = (scores >= 0.0) & (scores <= 1.0)
         if not possible.all():
             found = self._without_impossible(found, scores.tolist())
-            scores, values = scores[possible], values[possible]
+            scores, values, words = scores[possible], values[possible], words[possible]
         ready = [row for row in found if isinstance(row, Input)]
         if not ready:
             return [row for row in found if isinstance(row, RowError)], b""
         if len(ready) < len(found):
             smoke = [s for s, row in zip(smoke, found, strict=True) if isinstance(row, Input)]
             ids = ids and [name for name, row in zip(ids, found, strict=True) if isinstance(row, Input)]
-        answers, lines = self._answers(ready, scores.tolist(), values, smoke, now, ids or _request_ids(len(ready)))
+        answers, lines = self._answers(
+            ready, scores.tolist(), values, words, smoke, now, ids or _request_ids(len(ready))
+        )
         if len(ready) == len(found):
             return answers, lines
         given = iter(answers)
@@ -81,6 +84,7 @@ class Decider:
         ready: list[Input],
         scores: list[float],
         values: Floats,
+        words: Texts,
         smoke: Sequence[bool],
         now: datetime,
         ids: Sequence[str],
@@ -92,13 +96,16 @@ class Decider:
         stale = [state != "ok" for state in states] if manifest.stale == "flag" else [False] * n
         flat = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].replace(b"],[", b",").split(b",")
         width = len(manifest.names)
+        columns = [flat[j::width] for j in range(width)]
+        for c, j in enumerate(self._gatherer.categories.columns):
+            columns[j] = _words(words[:, c].tolist())
         shared = [
             ('"' + '","'.join(ids) + '"').encode().split(b","),
             texts(keys),
             *(texts([row[j] for row in others]) for j in range(len(manifest.others))),
             texts(scores),
             _words(risks),
-            *(flat[j::width] for j in range(width)),
+            *columns,
             _moments(times),
         ]
         wall = datetime.now(UTC)
