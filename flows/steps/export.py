@@ -42,8 +42,12 @@ def _category(encoder: OneHotEncoder, c: int, name: str) -> Feature:
     """The encoder's c-th column: its categories in the order of its outputs, the infrequent ones last and together."""
     infrequent = encoder.infrequent_categories_[c]
     rare = set() if infrequent is None else set(infrequent)
-    kept = tuple(None if value is None else str(value) for value in encoder.categories_[c] if value not in rare)
+    kept = tuple(None if _missing(value) else str(value) for value in encoder.categories_[c] if value not in rare)
     return Feature(name=name, fill=0.0, mean=0.0, scale=1.0, categories=kept, rest=bool(rare))
+
+
+def _missing(value: Any) -> bool:
+    return bool(value is None or value != value)
 
 
 def to_onnx(fitted: Pipeline, names: Sequence[str], width: int | None = None) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bentos.hot import HotRoute, HotService
+from bentos.hot import HotRoute, HotService, takes_texts
 
 from .conftest import FRESH, GIVEN, OLD, UNKNOWN
 
@@ -157,3 +157,17 @@ def test_another_middleware_makes_the_route_step_aside():
     assert isinstance(service.to_asgi(), HotRoute)
     service.add_asgi_middleware(Other)
     assert not isinstance(service.to_asgi(), HotRoute)
+
+
+def test_texts_are_answered_ahead_of_bentomls_app_where_the_rows_schema_has_them():
+    """A use case whose rows may bring texts is as hot as any; elsewhere a text goes on to the schema's own refusal."""
+    from bentos.churn import ChurnRequest
+
+    from .shop import ShopRequest
+
+    row = {"user_id": 1, "features": {**GIVEN, "country": "DE", "plan": None}}
+    for schema, takes in ((ShopRequest, True), (ChurnRequest, False), (None, False)):
+        assert takes_texts(schema) is takes
+        route = HotRoute(None, "user_id", "/predict", texts=takes)
+        assert route._rows(b"application/json", json.dumps(row).encode()) == (row if takes else None)
+    assert route._rows(b"application/json", json.dumps({"user_id": 1, "features": {"a": ["DE"]}}).encode()) is None

@@ -20,6 +20,8 @@ class Given:
     def __init__(self, names: Sequence[str], categories: Categories) -> None:
         self.names, self.categories = names, categories
         self.numbers = [names[j] for j in categories.numbers]
+        self._kinds = [TEXTS if j in categories.columns else NUMBERS for j in range(len(names))]
+        self._odd = [_not_a_text if j in categories.columns else not_a_number for j in range(len(names))]
         pick = itemgetter(*names)
         self.pick: Callable[[Mapping[str, Any]], tuple[Any, ...]] = (
             pick if len(names) > 1 else lambda given: (pick(given),)
@@ -33,14 +35,16 @@ class Given:
             return self._named(features)
         if len(features) != len(values):
             return self._named(features)
-        return values if self.typed(values) else self._wrong(values) or values
+        return values if self._typed(values) else self._wrong(values) or values
 
-    def typed(self, values: Sequence[Any]) -> bool:
-        """Whether numbers, and texts of categorical features, are of the right type, null among them."""
-        if not self.categories.columns:
-            return NUMBERS.issuperset(map(type, values))
-        kinds = list(map(type, values))
-        return TEXTS.issuperset([kinds.pop(j) for j in reversed(self.categories.columns)]) and NUMBERS.issuperset(kinds)
+    def _typed(self, values: Sequence[Any]) -> bool:
+        """Whether a row's values are of the right types."""
+        return all(map(frozenset.__contains__, self._kinds, map(type, values)))
+
+    def all_typed(self, given: Sequence[tuple[Any, ...]]) -> bool:
+        """Whether all rows' values are of the right types."""
+        columns = zip(*given, strict=True)
+        return all(kinds.issuperset(map(type, column)) for kinds, column in zip(self._kinds, columns, strict=True))
 
     def _wrong(self, values: Sequence[Any]) -> RowError | None:
         """What is wrong with the first of a row's values that is no number, or no text where the feature is one."""
@@ -83,41 +87,52 @@ class Given:
         given_at: Sequence[int],
     ) -> None:
         """Put given values into the matrix, null as NaN; refuse what was given as NaN, infinite or beyond float64."""
-        places: Any = given_at
         if self.categories.columns:
-            given = self._worded(found, values, texts, given, given_at)
-            places = np.ix_(given_at, self.categories.numbers)
+            self._put_mixed(found, values, texts, given, given_at)
+            return
         odd: Sequence[int] = range(len(given))
         try:
             x = np.array(given, dtype=np.float64)
-            values[places] = x
+            values[given_at] = x
             lacking = (~np.isfinite(x)).sum(axis=1).tolist()
             odd = [i for i, n in enumerate(lacking) if n and given[i].count(None) != n]
         except OverflowError:  # an integer too large for a float
-            values[places] = [[math.nan if not_a_number(v) else v for v in row] for row in given]
+            for at, row in zip(given_at, given, strict=True):
+                values[at] = [math.nan if not_a_number(v) else v for v in row]
         for at in odd:
             found[given_at[at]] = self._not_numbers(given[at]) or found[given_at[at]]
 
-    def _worded(
+    def _put_mixed(
         self,
         found: list[Any],
         values: Floats,
         texts: Texts,
         given: list[tuple[Any, ...]],
         given_at: Sequence[int],
-    ) -> list[tuple[Any, ...]]:
-        """Put given texts and their codes into the matrices; the numbers that are left of each row."""
-        columns = list(zip(*given, strict=True))
+    ) -> None:
+        """The same by column where some are texts: these into their own matrix, their codes among the numbers."""
+        columns: list[Sequence[Any]] = list(zip(*given, strict=True))
+        rows: Any = slice(None) if len(given) == len(values) else given_at
+        sound = all(_plain_texts(columns[j]) for j in self.categories.columns)
+        try:
+            x = np.array([columns[j] for j in self.categories.numbers], dtype=np.float64)
+            lacking = (~np.isfinite(x)).sum(axis=1).tolist()
+            sound = sound and lacking == [columns[j].count(None) for j in self.categories.numbers]
+        except (OverflowError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            for at, row in zip(given_at, given, strict=True):
+                found[at] = self._wrong(row) or found[at]
+            columns = [
+                [None if odd(value) else value for value in column]
+                for column, odd in zip(columns, self._odd, strict=True)
+            ]
+            x = np.array([columns[j] for j in self.categories.numbers], dtype=np.float64)
+        for j, column in zip(self.categories.numbers, x, strict=True):
+            values[rows, j] = column
         for c, j in enumerate(self.categories.columns):
-            words = columns[j]
-            if not _plain_texts(words):
-                for at, row in zip(given_at, given, strict=True):
-                    found[at] = self._wrong(row) or found[at]
-                words = tuple(None if _not_a_text(word) else word for word in words)
-            texts[given_at, c] = words
-            values[given_at, j] = self.categories.codes(c, words)
-        numbers = [columns[j] for j in self.categories.numbers]
-        return list(zip(*numbers, strict=True)) if numbers else [()] * len(given)
+            texts[rows, c] = columns[j]
+            values[rows, j] = self.categories.codes(c, columns[j])
 
 
 def _plain_texts(words: Sequence[Any]) -> bool:

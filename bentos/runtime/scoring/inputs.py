@@ -119,7 +119,7 @@ class Gatherer:
             given = [self._given.pick(f) for f in features if f is not None]
         except KeyError:
             return None
-        if not checked and not all(map(self._given.typed, given)):
+        if not checked and not self._given.all_typed(given):
             return None
         self._given.put(found, values, texts, given, at)
         return self._bounded(found, values, texts)
