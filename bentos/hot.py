@@ -30,7 +30,7 @@ from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Overloaded
 from bentos.runtime.scoring.inputs import MAX_ROWS
-from bentos.runtime.scoring.wire import Unfit, Wire
+from bentos.runtime.scoring.wire import ANY, Order, Unfit, Wire
 
 current_service = bentoml.get_current_service  # once: the package looks every name up anew
 JSON = (b"content-type", b"application/json")
@@ -96,14 +96,14 @@ class Hot:
 
     def __init__(self, row: type[BaseModel], *, single: bool) -> None:
         self._wire = cache(partial(Wire, row, single=single))
-        self._wire(())  # Unfit, if it is
+        self._wire(ANY)  # Unfit, if it is
 
-    def rows(self, body: bytes, names: tuple[str, ...]) -> Any:
+    def rows(self, body: bytes, order: Order) -> Any:
         """A row or a list of rows, None unless every one is exactly as the use case's schema wants it."""
         try:
-            value = self._wire(names).decode(body)
-        except Unfit:  # a feature's name
-            value = self._wire(()).decode(body)
+            value = self._wire(order).decode(body)
+        except Unfit:  # a feature's name, or texts where the schema has none
+            value = self._wire(ANY).decode(body)
         return None if type(value) is list and len(value) > MAX_ROWS else value
 
 
@@ -131,7 +131,7 @@ class HotRoutes:
         started = time.perf_counter()
         headers = dict(reversed(scope["headers"]))  # the first of several counts, as in starlette
         message = await receive()  # whole, since the limits read it
-        rows = hot.rows(message.get("body", b""), service.predictor.names) if _json(headers) else None
+        rows = hot.rows(message.get("body", b""), service.predictor.order) if _json(headers) else None
         if rows is None:
             await self.app(scope, once(message, receive), send)
             return

@@ -15,6 +15,7 @@ from prefect.events import emit_event
 from bentos.runtime import clock, journal
 from bentos.runtime.home import replace
 from bentos.runtime.scoring import manifest
+from bentos.runtime.scoring.manifest import Manifest
 from flows import usecases
 from flows.runner import task_runner
 from flows.settings import settings
@@ -29,7 +30,7 @@ WINDOW = timedelta(days=31)
 
 @task(cache_policy=NO_CACHE)
 def profile_segment(
-    path: Path, names: tuple[str, ...], release: str, reference: str, since: datetime, until: datetime, out: Path
+    path: Path, found: Manifest, release: str, reference: str, since: datetime, until: datetime, out: Path
 ) -> str | None:
     """Counts and whylogs profile of one segment's answers in the window: a pure function of its bytes, written once."""
     records = answers.rows(path, since=since, until=until, release=release)
@@ -39,7 +40,7 @@ def profile_segment(
     key = hashlib.sha256(f"{release}|{since}|{until}|{reference}|{text}".encode()).hexdigest()[:24]
     counted = out / f"{key}.json"
     if not counted.exists():
-        frame = answers.features_frame(records, names)
+        frame = answers.features_frame(records, found.names, found.categorical)
         out.mkdir(parents=True, exist_ok=True)
         replace(out / f"{key}.bin", profiles.profile(frame))
         replace(counted, sketches.to_json(sketches.bin_counts(frame, sketches.from_json(reference))).encode())
@@ -139,7 +140,7 @@ def _compare(
     """Profile every journal segment, merge and compare; verdict, the window's sketches, the profiles, the reference."""
     folder, out = bentos.model_folder(release), home / "profiles" / use_case
     reference = (folder / manifest.REFERENCE).read_text()
-    constant = [unmapped(x) for x in (tuple(manifest.load(folder).names), release, reference, start, end, out)]
+    constant = [unmapped(x) for x in (manifest.load(folder), release, reference, start, end, out)]
     done = profile_segment.map(journal.segments(answers.folder(home, use_case)), *constant).result()
     keys = sorted(key for key in done if key)
     verdict, now = judge(keys, reference, use_case, out)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bentos.runtime.scoring import manifest
+from bentos.runtime.scoring.categories import rows_to_raw
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.scorer import Scorer, grade
 from flows import usecases
@@ -31,9 +32,9 @@ def explain(request_id: str, use_case: str) -> dict[str, Any]:
     except StoreError:
         with TemporaryDirectory() as target:
             scorer = Scorer.load(registry.release_files(registry.get(use_case, record["model_version"]), Path(target)))
-    x = np.array([[record["features"].get(n) for n in scorer.manifest.names]], dtype=np.float64)
-    again = float(scorer.score(x)[0])
     found = scorer.manifest
+    row = {name: record["features"].get(name) for name in found.names}
+    again = float(scorer.score(rows_to_raw([row], found))[0])
     decision = found.risks[grade(again, found.cuts)]
     return {
         **{
@@ -76,7 +77,7 @@ def reproduce(use_case: str, number: str, tolerance: float = 1e-6) -> dict[str, 
         predictions = pd.read_parquet(stored / dossier.PREDICTIONS)
         events = tables.read_snapshot(home / "snapshots" / use_case, kept.snapshot)
         joined = rebuilt(use_case, events, cohorts.utc(facts["as_of"]), Path(folder) / "home")
-    everything = candidate.table(case, joined, kept.names)
+    everything = candidate.table(case, joined, kept.names, kept.categorical)
     held_out = everything.times >= np.datetime64(cohorts.utc(facts["test_cutoff"]).tz_localize(None))
     training, test = everything.part(~held_out), everything.part(held_out)
     if facts.get("drill") == "shuffled_labels":

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from bentos.runtime.features.rows import owners
 from bentos.runtime.home import replace
 from bentos.runtime.scoring import request
+from bentos.runtime.scoring.categories import raw_values
 from bentos.runtime.scoring.scorer import Scorer, grade
 from flows import usecases
 from flows.errors import ContractError, ReleaseError, StoreError
@@ -27,8 +28,8 @@ from flows.usecases.spec import Contract, PathSource, UseCase
 
 def score_frame(scorer: Scorer, joined: pd.DataFrame) -> pd.DataFrame:
     """Score and decision per row of a frame that holds the manifest's features; NaN is filled as the service does."""
-    x, found = joined[scorer.manifest.names].to_numpy(dtype=np.float64), scorer.manifest
-    scores = scorer.score(x)
+    found = scorer.manifest
+    scores = scorer.score(raw_values(joined, found.names, found.categorical))
     decided = [found.risks[grade(float(s), found.cuts)] for s in scores]
     return pd.DataFrame({"score": scores, "decision": decided}, index=joined.index)
 

@@ -44,7 +44,16 @@ def find(case: UseCase, train: Table, experiment: str) -> search.Found:
                 params=trial.params, metrics={"brier_skill_mean": trial.mean, "brier_skill_sd": trial.deviation}
             )
 
-    return search.search(case, train.names, train.x, train.y, train.entities, on_trial=record, progress=True)
+    return search.search(
+        case,
+        train.names,
+        train.x,
+        train.y,
+        train.entities,
+        categorical=train.categorical,
+        on_trial=record,
+        progress=True,
+    )
 
 
 @task(cache_policy=NO_CACHE)
@@ -162,7 +171,9 @@ def _split(
     case: UseCase, joined: pd.DataFrame, cutoff: pd.Timestamp, drill: Drill | None, home: Path
 ) -> tuple[Table, Table]:
     """Training rows, with the drill's fault planted, and the held-out ones, from the cut-off on."""
-    everything = candidates.table(case, joined, features.input_names(features.open_store(home), case))
+    store = features.open_store(home)
+    categorical = features.categorical_names(store, case)
+    everything = candidates.table(case, joined, features.input_names(store, case), categorical)
     held_out = everything.times >= np.datetime64(cutoff.tz_localize(None))
     training = everything.part(~held_out)
     if drill == "shuffled_labels":

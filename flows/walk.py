@@ -11,6 +11,7 @@ import numpy as np
 
 from bentos.runtime import clock
 from bentos.runtime.rollouts import rollout
+from bentos.runtime.scoring.categories import rows_to_raw
 from bentos.runtime.scoring.scorer import Scorer
 from flows.errors import ReleaseError
 from flows.settings import Settings
@@ -149,5 +150,4 @@ def champion_scores(release: str | None, records: list[dict[str, Any]]) -> canar
     names = scorer.manifest.names
     if any(name not in r["features"] for r in records for name in names):
         return None
-    rows = [[r["features"][name] for name in names] for r in records]
-    return scorer.score(np.array(rows, dtype=np.float64).reshape(len(rows), len(names)))
+    return scorer.score(rows_to_raw([r["features"] for r in records], scorer.manifest))

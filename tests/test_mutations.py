@@ -137,7 +137,7 @@ MUTATIONS = (
     ),
     Mutation(
         "7 one bad row never fails its neighbours",
-        "bentos/runtime/scoring/inputs.py",
+        "bentos/runtime/scoring/given.py",
         (("self._not_numbers(given[at]) or found[given_at[at]]", "found[given_at[at]]"),),
         "tests/bentos/test_predictor.py::test_one_bad_row_gets_its_own_error_and_its_neighbours_their_answers",
     ),

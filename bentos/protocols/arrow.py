@@ -98,7 +98,9 @@ def from_table(table: "pa.Table") -> Columns:
         elif _is_text(kind):
             found[name] = _texts(column, f"{name:.80}")
         else:
-            raise Refused(400, f"is of Arrow type {kind}; give numbers, or text if it is a key", field=f"{name:.80}")
+            raise Refused(
+                400, f"is of Arrow type {kind}; give numbers, or text if it is a key or a category", field=f"{name:.80}"
+            )
     return found
 
 

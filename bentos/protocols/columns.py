@@ -5,7 +5,7 @@ column alone, and then the features come from the online store. A row that bring
 (or null): it is answered and journalled with a null entity, and labels find it by its request id only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from bentos.runtime.scoring.inputs import MAX_ROWS, NUMBERS, Fields
-from bentos.runtime.scoring.wire import assembled
+from bentos.runtime.scoring.given import NUMBERS, TEXTS
+from bentos.runtime.scoring.inputs import MAX_ROWS, Fields
+from bentos.runtime.scoring.wire import Order, assembled
 
 Column = Sequence[Any] | npt.NDArray[Any]
 Columns = dict[str, Column]
@@ -69,6 +70,7 @@ class Layout:
     entity: str
     names: tuple[str, ...]
     keys: Keys
+    categorical: tuple[str, ...] = ()
 
     def rows(self, columns: Mapping[str, Column], *, extra: bool = False) -> Rows:
         """The rows of columns, Refused if one is not as it must be; `extra` columns are refused or left out."""
@@ -83,15 +85,24 @@ class Layout:
             if self.entity not in columns:
                 raise Refused(400, f"bring {', '.join(self.names)}, or {self.entity} alone", field=self.entity)
             keys = self.keys.check(columns[self.entity], self.entity, required=True)
-            return assembled(self.entity, keys, (), ())
+            return assembled(self.entity, keys)
         if lacking := [name for name in self.names if name not in columns]:
             raise Refused(400, "missing; bring all features or none", field=lacking[0])
         keys = self.keys.check(columns.get(self.entity, [None] * n), self.entity, required=False)
-        x = np.column_stack([floats(columns[name], name) for name in self.names])
-        values = x.tolist()
+        return assembled(self.entity, keys, Order(self.names, self.categorical), self._values(columns))
+
+    def _values(self, columns: Mapping[str, Column]) -> Iterable[Sequence[Any]]:
+        """Each row's values in the order of the names, None where missing."""
+        numeric = [name for name in self.names if name not in self.categorical]
+        x = np.column_stack([floats(columns[name], name) for name in numeric]) if numeric else np.empty((0, 0))
+        values: list[list[Any]] = x.tolist()
         for i in np.flatnonzero(np.isnan(x).any(axis=1)).tolist():
             values[i] = [None if v != v else v for v in values[i]]
-        return assembled(self.entity, keys, self.names, values)
+        if not self.categorical:
+            return values
+        found: dict[str, Sequence[Any]] = dict(zip(numeric, zip(*values, strict=True), strict=True)) if values else {}
+        found |= {name: texts(columns[name], name) for name in self.categorical}
+        return zip(*(found[name] for name in self.names), strict=True)
 
     def matrix(self, values: Any) -> Columns:
         """The columns of a list of lists, or an array, that has the features in the model's order."""
@@ -133,6 +144,17 @@ def floats(column: Column, field: str) -> npt.NDArray[np.float64]:
     if len(wrong := np.flatnonzero(np.isinf(x))):
         raise Refused(400, "is infinite or too large; missing is null", row=int(wrong[0]), field=field)
     return x
+
+
+def texts(column: Column, field: str) -> Sequence[str | None]:
+    """A categorical feature's values, None where missing; Refused names the first that is no text."""
+    values = column.tolist() if isinstance(column, np.ndarray) else column
+    if not TEXTS.issuperset(map(type, values)):
+        values = [None if value != value else value for value in values]  # NaN, as tables mark gaps with it
+        row = next((i for i, value in enumerate(values) if type(value) not in TEXTS), None)
+        if row is not None:
+            raise Refused(400, f"{values[row]!r:.40} is not a text; missing is null", row=row, field=field)
+    return values
 
 
 def by_position(values: Any, names: Sequence[str]) -> Columns:

@@ -86,7 +86,8 @@ class Call:
         A row's own 4xx is a 400 here: these protocols use 404 and 409 for other things than rows.
         """
         arm, served = self.asked()
-        layout = Layout(served.manifest.entity, tuple(served.manifest.names), self.keys)
+        manifest = served.manifest
+        layout = Layout(manifest.entity, tuple(manifest.names), self.keys, manifest.categorical)
         rows = await aside(len(self.body), decode, layout)
         results = await self.predictor.answer(
             rows,
@@ -97,7 +98,7 @@ class Call:
         found: list[Answer] = []
         for i, result in enumerate(results):
             if isinstance(result, RowError):
-                raise _of_row(i, result, served.manifest.entity)
+                raise _of_row(i, result, manifest.entity)
             found.append(result)
         return found
 

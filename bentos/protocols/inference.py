@@ -43,7 +43,8 @@ async def model(call: Call) -> Response:
     bundle = call.predictor.watcher.bundle
     versions = {r.model_version for r in bundle.arms.values()} if bundle is not None else {release.model_version}
     text = call.keys.text
-    inputs = [{"name": n, "datatype": "FP64", "shape": [-1]} for n in release.manifest.names]
+    words = release.manifest.categorical
+    inputs = [{"name": n, "datatype": "BYTES" if n in words else "FP64", "shape": [-1]} for n in release.manifest.names]
     inputs.append({"name": release.manifest.entity, "datatype": "BYTES" if text else "INT64", "shape": [-1]})
     outputs = [{"name": n, "datatype": datatype, "shape": [-1]} for n, datatype in OUTPUTS.items()]
     platform = f"{release.manifest.engine}_{release.manifest.estimator}"

@@ -113,6 +113,7 @@ def from_csv(body: bytes, layout: Layout) -> Columns:
     columns: Columns = {}
     for at, name in enumerate(names):
         number = name in layout.names or (name == layout.entity and not layout.keys.text)
+        number = number and name not in layout.categorical
         columns[name] = [(_number if number else _text)(row[at]) for row in rows]
     return columns
 
@@ -125,9 +126,10 @@ def from_parquet(body: bytes, layout: Layout) -> Columns:
     from bentos.protocols.arrow import from_table
 
     wanted = {*layout.names, layout.entity}
-    declared.parquet(body, wanted, {layout.entity} if layout.keys.text else set())
+    texts = {*layout.categorical, *([layout.entity] if layout.keys.text else [])}
+    declared.parquet(body, wanted, texts)
     try:
-        file = pq.ParquetFile(pa.BufferReader(body))
+        file = pq.ParquetFile(pa.BufferReader(body), read_dictionary=sorted(texts))  # a long text is held once
         too_many(file.metadata.num_rows)
         names = [name for name in file.schema_arrow.names if name in wanted] or file.schema_arrow.names[:1]
         table = file.read(columns=names)

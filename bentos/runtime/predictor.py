@@ -23,6 +23,7 @@ from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.inputs import Fields
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.release import Release, load_release
+from bentos.runtime.scoring.wire import ANY, order
 from bentos.runtime.together import Together, row_lines, settle
 
 EXPORT_S = 0.25  # how old the figures of other workers may be in a scrape
@@ -74,7 +75,7 @@ class Predictor:
             fallback=Rollout((Arm(CHAMPION, release, 1.0),)) if release else None,
         )
         self._shadows = Shadows(use_case, home, locate)
-        self.names: tuple[str, ...] = ()  # of the features, where all arms have the same
+        self.order = ANY  # of the features, where all arms have the same
         self._started = time.monotonic()
         self._answered = 0
 
@@ -214,8 +215,8 @@ class Predictor:
 
     def _report(self, bundle: Bundle[Release] | None, problem: str | None) -> None:
         metrics.metrics().problem.labels(self.use_case).set(0 if problem is None else 1)
-        named = {tuple(served.manifest.names) for served in (bundle.arms.values() if bundle is not None else ())}
-        self.names = named.pop() if len(named) == 1 else ()
+        orders = {order(served.manifest) for served in (bundle.arms.values() if bundle is not None else ())}
+        self.order = orders.pop() if len(orders) == 1 else ANY
         self._shadows.follow(None if bundle is None else bundle.rollout)
         if self._arms.follow(bundle):
             self._settle()

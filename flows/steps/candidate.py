@@ -12,9 +12,10 @@ from sklearn.base import clone
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline
 
+from bentos.runtime.scoring.categories import Raw, raw_values
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.scorer import Scorer
-from flows.steps import export, gates, metrics, thresholds
+from flows.steps import export, gates, metrics, probes, thresholds
 from flows.steps.search import Trial, pipeline
 from flows.usecases.spec import UseCase
 
@@ -23,16 +24,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A joined frame as arrays: `x` float64[n, k] in the order of `names`, `y` int64[n], entity and time per row.
+    """A joined frame as arrays: raw values `x` [n, k] in the order of `names`, `y` int64[n], entity and time per row.
 
-    `others` has the keys of further entities; `grouped` says that entities occur in several rows of a test.
+    `categorical` names the features that are texts. `others` has the keys of further entities; `grouped` says that
+    entities occur in several rows of a test.
     """
 
     names: tuple[str, ...]
-    x: Floats
+    x: Raw
     y: NDArray[np.int64]
     entities: NDArray[Any]
     times: NDArray[np.datetime64]
+    categorical: tuple[str, ...] = ()
     others: dict[str, NDArray[Any]] = field(default_factory=dict)
     grouped: bool = False
 
@@ -48,15 +51,17 @@ class Table:
         )
 
     def frame(self) -> pd.DataFrame:
-        """The features as a frame."""
-        return pd.DataFrame(self.x, columns=list(self.names))
+        """The features as a frame: numbers as float64, texts as objects."""
+        frame = pd.DataFrame(self.x, columns=list(self.names))
+        return frame.astype({name: "float64" for name in self.names if name not in self.categorical})
 
 
-def table(use_case: UseCase, joined: pd.DataFrame, names: Sequence[str]) -> Table:
-    """Arrays from a point-in-time joined frame."""
+def table(use_case: UseCase, joined: pd.DataFrame, names: Sequence[str], categorical: Sequence[str] = ()) -> Table:
+    """Arrays from a point-in-time joined frame; ScorerError names a value that is not of its column's kind."""
     return Table(
         names=tuple(names),
-        x=joined[list(names)].to_numpy(dtype=np.float64),
+        categorical=tuple(categorical),
+        x=raw_values(joined, names, categorical),
         y=joined[use_case.label].to_numpy(dtype=np.int64),
         entities=joined[use_case.entity].to_numpy(),
         times=joined["event_timestamp"].dt.tz_localize(None).to_numpy(),
@@ -67,10 +72,10 @@ def table(use_case: UseCase, joined: pd.DataFrame, names: Sequence[str]) -> Tabl
 
 @dataclass(frozen=True)
 class Rival:
-    """The champion on the candidate's test rows: its scorer and its own features of them, float64[n, k]."""
+    """The champion on the candidate's test rows: its scorer and its own features of them, raw values [n, k]."""
 
     scorer: Scorer
-    x: Floats
+    x: Raw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,15 +118,16 @@ def out_of_fold(
 
 def fit(use_case: UseCase, train: Table, trial: Trial, draft: Manifest) -> tuple[Pipeline, bytes, Scorer]:
     """Fit on every training row, choose the thresholds out of fold, export; `draft` gets features and thresholds."""
-    model = pipeline(use_case, train.names, trial.estimator, trial.params)
+    model = pipeline(use_case, train.names, trial.estimator, trial.params, train.categorical)
     y, scores = out_of_fold(model, train, use_case.max_search_rows, use_case.seed)
     seen = train.x[drawn(train, use_case.max_search_rows, use_case.seed)]
     cuts = thresholds.chosen(use_case, train.names, seen, y, scores)
     fitted = model.fit(train.x, train.y)
-    data = export.to_onnx(fitted, train.names)
+    features = export.preprocessing(fitted, train.names, use_case.log_features)
+    data = export.to_onnx(fitted, train.names, sum(f.width for f in features))
     manifest = replace(
         draft,
-        features=export.preprocessing(fitted, train.names, use_case.log_features),
+        features=features,
         threshold=cuts[-1],
         thresholds=cuts if len(cuts) > 1 else (),
         estimator=trial.estimator,
@@ -129,7 +135,17 @@ def fit(use_case: UseCase, train: Table, trial: Trial, draft: Manifest) -> tuple
     return fitted, data, Scorer(manifest, data)
 
 
-def latency_us(scorer: Scorer, x: Floats, calls: int = 200) -> float:
+def parity(fitted: Pipeline, scorer: Scorer, x: Raw, seed: int) -> float:
+    """Largest difference of fitted and exported scores on rows `x` [n, k] and what they may turn into.
+
+    Rows with a value too large for the model are left out: the service refuses them.
+    """
+    rows = probes.probe(fitted, scorer.manifest.features, x, seed)
+    rows = rows[np.isfinite(scorer.inputs(rows)).all(axis=1)]
+    return export.parity(fitted, rows, scorer.score(rows))
+
+
+def latency_us(scorer: Scorer, x: Raw, calls: int = 200) -> float:
     """Median time of a single-row call, microseconds."""
     row = np.ascontiguousarray(x[:1])
     spent = []
@@ -155,7 +171,6 @@ def evaluate(
     scores = scorer.score(test.x)
     dummy_scores = np.full(len(test.y), float(np.mean(train.y)))
     rules, threshold = use_case.gates, scorer.manifest.threshold
-    probe = export.with_gaps(test.x[:5_000], use_case.seed)
     evidence = gates.Evidence(
         y=test.y,
         scores=scores,
@@ -164,7 +179,7 @@ def evaluate(
         x=test.x,
         names=test.names,
         exported_names=export.exported_names(model),
-        parity=export.parity(fitted, probe, scorer.score(probe)),
+        parity=parity(fitted, scorer, test.x[:5_000], use_case.seed),
         latency_us=latency_us(scorer, test.x),
         test_age_days=int((as_of.tz_localize(None) - pd.Timestamp(test.times.max())).days),
         champion_scores=None if rival is None else rival.scorer.score(rival.x),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bentos.runtime.scoring.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Manifest, sha256
-from flows.steps import card, export, gates, plots, search, sketches
+from flows.steps import card, gates, plots, probes, search, sketches
 from flows.steps.candidate import Candidate, Table
 from flows.usecases.spec import UseCase
 
@@ -58,8 +58,8 @@ def draft(case: UseCase, run_id: str, facts: dict[str, Any]) -> Manifest:
 
 def golden(built: Candidate, test: Table) -> dict[str, Any]:
     """Rows with gaps among them, and the exported model's scores: what a release must answer exactly."""
-    x = np.vstack([test.x[: GOLDEN_ROWS - 8], export.with_gaps(test.x[:8], built.evidence.seed, 0.3)[8:16]])
-    rows = [{n: (None if np.isnan(v) else float(v)) for n, v in zip(test.names, row, strict=True)} for row in x]
+    x = np.vstack([test.x[: GOLDEN_ROWS - 8], probes.with_gaps(test.x[:8], built.evidence.seed, 0.3)[8:16]])
+    rows = [{n: None if v is None or v != v else v for n, v in zip(test.names, row, strict=True)} for row in x.tolist()]
     entities = [int(e) for e in test.entities[: len(rows)]]
     others = {name: [int(e) for e in column[: len(rows)]] for name, column in test.others.items()}
     return {"entities": entities, "others": others, "rows": rows, "scores": built.scorer.score(x).tolist()}

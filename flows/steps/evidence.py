@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bentos.runtime.scoring.categories import Raw
+
 Floats = NDArray[np.float64]
 
 
@@ -13,7 +15,7 @@ Floats = NDArray[np.float64]
 class Evidence:
     """What the gates look at: scores of the candidate, the champion and a dummy on the same n test rows.
 
-    `y` int64[n] of 0/1, scores float64[n]; `x` float64[n, k] raw features named `names`; `slices` maps a slice's
+    `y` int64[n] of 0/1, scores float64[n]; `x` raw features [n, k] named `names`; `slices` maps a slice's
     name to a bool mask [n]; `group` holds the sensitive column's values or None. `exported_names` is the
     order of inputs inside the exported artefact. `parity` is the largest absolute difference of exported and fitted
     scores; `latency_us` the median of single-row calls of the exported model, microseconds. `entities` [n] names each
@@ -24,7 +26,7 @@ class Evidence:
     scores: Floats
     dummy_scores: Floats
     threshold: float
-    x: Floats
+    x: Raw
     names: tuple[str, ...]
     exported_names: tuple[str, ...]
     parity: float

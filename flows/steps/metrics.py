@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bentos.runtime.scoring.categories import Raw
 from flows.steps.resampling import MEASURES, Floats, Interval, bootstrap, checked, paired_gain, tally
 from flows.usecases.spec import Slice
 
@@ -83,9 +84,11 @@ def best_threshold(y: ArrayLike, scores: ArrayLike, goal: Literal["accuracy", "f
 def column_auc(y: ArrayLike, column: ArrayLike) -> float:
     """How well one raw column alone tells the label: 0.5 + |ROC AUC - 0.5|, either direction.
 
-    Missing values are ranked first and last, and the larger result counts: being missing can be the leak.
+    Missing values are ranked first and last, and the larger result counts: being missing can be the leak. Categories
+    are ranked by their share of 1 among the other half of the rows, so that rare ones do not tell their own labels.
     """
-    values = np.asarray(column, dtype=np.float64)
+    values = np.asarray(column)
+    values = _category_shares(np.asarray(y), values) if values.dtype == object else values.astype(np.float64)
     found = []
     for stand_in in (-np.inf, np.inf):
         position = np.unique(np.where(np.isnan(values), stand_in, values), return_inverse=True)[1]
@@ -94,25 +97,53 @@ def column_auc(y: ArrayLike, column: ArrayLike) -> float:
     return max(found)
 
 
-def slice_masks(x: Floats, names: tuple[str, ...], slices: tuple[Slice, ...]) -> dict[str, NDArray[np.bool_]]:
-    """One mask [n] per declared bin of float64[n, k] features, named like "total_purchases [1, 2)".
+def _category_shares(y: NDArray[Any], column: NDArray[Any]) -> Floats:
+    """For each row the share of 1 that its category (missing being one) has among the rows of the other half."""
+    codes = np.unique(["" if value is None else f" {value}" for value in column], return_inverse=True)[1]
+    half = np.random.default_rng(len(y)).permutation(len(y)) % 2
+    shares = np.empty(len(y))
+    for part in (0, 1):
+        others, size = half != part, int(codes.max(initial=0)) + 1
+        rows = np.bincount(codes[others], minlength=size)
+        ones = np.bincount(codes[others], weights=y[others], minlength=size)
+        base = float(y[others].mean()) if others.any() else 0.0
+        shares[half == part] = np.where(rows > 0, ones / np.maximum(rows, 1), base)[codes[half == part]]
+    return shares
+
+
+def slice_masks(x: Raw, names: tuple[str, ...], slices: tuple[Slice, ...]) -> dict[str, NDArray[np.bool_]]:
+    """One mask [n] per declared bin or value of raw features [n, k], named like "total_purchases [1, 2)", "country DE".
 
     The last bin is open-ended. Rows without a value form a slice of their own, "total_purchases missing". Raises
-    ValueError for a feature that is not among the names or edges that do not rise.
+    ValueError for a feature that is not among the names, edges that do not rise, or edges of a categorical feature.
     """
     masks: dict[str, NDArray[np.bool_]] = {}
     for group in slices:
         if group.feature not in names:
             raise ValueError(f"slice of unknown feature '{group.feature}'; known: {', '.join(names)}")
+        column = x[:, names.index(group.feature)]
+        if group.values:
+            masks |= _value_masks(group, column)
+            continue
         if not group.edges or any(a >= b for a, b in zip(group.edges, group.edges[1:], strict=False)):
             raise ValueError(f"edges {group.edges} of the slices of '{group.feature}'; give at least one, rising")
-        column = x[:, names.index(group.feature)]
+        if any(isinstance(value, str) for value in column):
+            raise ValueError(f"edges {group.edges} of the categorical feature '{group.feature}'; give values")
+        column = column.astype(np.float64)
         for low, high in zip(group.edges, (*group.edges[1:], np.inf), strict=True):
             top = column >= low if np.isinf(high) else (column >= low) & (column < high)
             masks[f"{group.feature} [{low:g}, {high:g})"] = top
         if np.isnan(column).any():
             masks[f"{group.feature} missing"] = np.isnan(column)
     return masks
+
+
+def _value_masks(group: Slice, column: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
+    if group.edges:
+        raise ValueError(f"edges {group.edges} and values of the slices of '{group.feature}'; give one of them")
+    masks = {f"{group.feature} {value}": np.asarray(column == value, dtype=bool) for value in group.values}
+    missing = np.array([value is None or value != value for value in column], dtype=bool)
+    return masks | ({f"{group.feature} missing": missing} if missing.any() else {})
 
 
 def slice_table(
@@ -185,8 +216,8 @@ def _slice_row(y: NDArray[np.int64], scores: Floats, threshold: float) -> dict[s
 
 
 def permutation_importance(
-    score_fn: Callable[[Floats], Floats],
-    x: Floats,
+    score_fn: Callable[[Raw], Floats],
+    x: Raw,
     y: ArrayLike,
     names: tuple[str, ...],
     *,
@@ -194,9 +225,9 @@ def permutation_importance(
     seed: int = 7,
     max_rows: int = 5_000,
 ) -> list[Importance]:
-    """How much ROC AUC falls when a column of float64[n, k] is shuffled, largest first (Breiman 2001).
+    """How much ROC AUC falls when a column of raw values [n, k] is shuffled, largest first (Breiman 2001).
 
-    `score_fn` takes float64[n, k] and returns scores [n]. At most `max_rows` random rows are used. Columns that say
+    `score_fn` takes raw values [n, k] and returns scores [n]. At most `max_rows` random rows are used. Columns that say
     the same share the importance.
     """
     if x.ndim != 2 or x.shape[1] != len(names):

@@ -1,20 +1,22 @@
 """Model search: bounded trials per estimator, and the simplest model within one standard error of the best."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
+from bentos.runtime.scoring.categories import Raw
 from flows.usecases.spec import UseCase
 
 Floats = NDArray[np.float64]
@@ -92,20 +94,43 @@ def log_columns(x: Floats, columns: Sequence[int]) -> Floats:
     return out
 
 
-def pipeline(use_case: UseCase, names: Sequence[str], name: str, params: dict[str, Any]) -> Pipeline:
-    """Imputer, log, scaler and classifier over float64[n, k] in the order of `names`."""
-    logged = [i for i, feature in enumerate(names) if feature in use_case.log_features]
-    return Pipeline(
-        [
-            ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
-            ("log", FunctionTransformer(log_columns, kw_args={"columns": logged})),
-            ("scale", StandardScaler()),
-            ("model", estimator(name, params, use_case.seed)),
-        ]
+def as_served(z: Floats) -> Floats:
+    """The values rounded to float32, as the exported model takes them, so that no split falls between the two.
+
+    Infinite where they are too large for float32.
+    """
+    with np.errstate(over="ignore"):
+        return z.astype(np.float32).astype(np.float64)
+
+
+def pipeline(
+    use_case: UseCase, names: Sequence[str], name: str, params: dict[str, Any], categorical: Collection[str] = ()
+) -> Pipeline:
+    """Imputer, log, scaler, one-hot encoder and classifier over raw values [n, k] in the order of `names`.
+
+    A categorical feature becomes one 0/1 column for each of its most frequent `max_categories` in the training rows,
+    missing being one of them, and if there are more, one for the rest, never seen ones included.
+    """
+    texts = [i for i, feature in enumerate(names) if feature in categorical]
+    numeric = [i for i in range(len(names)) if i not in texts]
+    logged = [at for at, i in enumerate(numeric) if names[i] in use_case.log_features]
+    numbers = [
+        ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
+        ("log", FunctionTransformer(log_columns, kw_args={"columns": logged})),
+        ("scale", StandardScaler()),
+        ("round", FunctionTransformer(as_served)),
+    ]
+    model = ("model", estimator(name, params, use_case.seed))
+    if not texts:
+        return Pipeline([*numbers, model])
+    encoder = OneHotEncoder(
+        handle_unknown="infrequent_if_exist", max_categories=use_case.max_categories, sparse_output=False
     )
+    parts = [("numbers", Pipeline(numbers), numeric)] if numeric else []
+    return Pipeline([("columns", ColumnTransformer([*parts, ("categories", encoder, texts)])), model])
 
 
-def cross_validate(model: Any, x: Floats, y: NDArray[np.int64], groups: NDArray[Any], folds: int) -> tuple[float, ...]:
+def cross_validate(model: Any, x: Raw, y: NDArray[np.int64], groups: NDArray[Any], folds: int) -> tuple[float, ...]:
     """Brier skill of every fold; an entity's rows stay in one fold, since it returns at every cut-off."""
     skills = []
     for train, test in GroupKFold(n_splits=folds).split(x, y, groups):
@@ -134,17 +159,18 @@ def choose(trials: Sequence[Trial], order: Sequence[str]) -> Found:
 def search(
     use_case: UseCase,
     names: Sequence[str],
-    x: Floats,
+    x: Raw,
     y: NDArray[np.int64],
     groups: NDArray[Any],
     *,
+    categorical: Collection[str] = (),
     folds: int = 4,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     progress: bool = False,
 ) -> Found:
     """Tries `use_case.trials` models, the same number of each estimator, on at most `max_search_rows` rows.
 
-    `x` float64[n, k], `y` int64[n], `groups` the entity of each row. Deterministic for the use case's seed.
+    `x` raw values [n, k], `y` int64[n], `groups` the entity of each row. Deterministic for the use case's seed.
     """
     rows = np.random.default_rng(use_case.seed).permutation(len(y))[: use_case.max_search_rows]
     trials: list[Trial] = []
@@ -154,7 +180,8 @@ def search(
 
         def objective(trial: optuna.Trial, name: str = name) -> float:
             params = SPACES[name](trial)
-            scores = cross_validate(pipeline(use_case, names, name, params), x[rows], y[rows], groups[rows], folds)
+            model = pipeline(use_case, names, name, params, categorical)
+            scores = cross_validate(model, x[rows], y[rows], groups[rows], folds)
             trials.append(Trial(estimator=name, params=params, folds=scores))
             on_trial(trials[-1])
             return trials[-1].mean

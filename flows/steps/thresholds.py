@@ -5,18 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bentos.runtime.scoring.categories import Raw
 from flows.steps.metrics import best_threshold
 from flows.steps.resampling import Floats, checked
 from flows.usecases.spec import UseCase
 
 
-def chosen(
-    use_case: UseCase, names: Sequence[str], x: Floats, y: NDArray[np.int64], scores: Floats
-) -> tuple[float, ...]:
+def chosen(use_case: UseCase, names: Sequence[str], x: Raw, y: NDArray[np.int64], scores: Floats) -> tuple[float, ...]:
     """One threshold between each two risks, rising: the cheapest for each alarm's sum, else the most accurate one.
 
-    `x` float64[n, k] in the order of `names`, `y` int64[n] of 0/1, `scores` float64[n]. A row whose amount is missing
-    costs nothing when missed. Raises ValueError if the costs name no input, or there are not as many as thresholds.
+    `x` raw values [n, k] in the order of `names`, `y` int64[n] of 0/1, `scores` float64[n]. A row whose amount is
+    missing costs nothing when missed. Raises ValueError if the costs name no input, or are not as many as thresholds.
     """
     costs, needed = use_case.costs, len(use_case.risks) - 1
     if costs is None:
@@ -29,7 +28,7 @@ def chosen(
         raise ValueError(
             f"a miss of {use_case.name} costs {costs.miss!r}, which is no input; known: {', '.join(names)}"
         )
-    missed = np.nan_to_num(x[:, list(names).index(costs.miss)])
+    missed = np.nan_to_num(x[:, list(names).index(costs.miss)].astype(np.float64))
     return tuple(cheapest(y, scores, missed, alarm) for alarm in costs.alarms)
 
 

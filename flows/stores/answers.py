@@ -1,6 +1,6 @@
 """The journal as frames: the answers of a window, of one release, or of one request."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,15 @@ def rows(
     return found
 
 
-def features_frame(records: Iterable[dict[str, Any]], names: Iterable[str]) -> pd.DataFrame:
-    """Feature values (float64, NaN where missing) and the score of each answer."""
+def features_frame(
+    records: Iterable[dict[str, Any]], names: Iterable[str], categorical: Collection[str] = ()
+) -> pd.DataFrame:
+    """Feature values (float64, NaN where missing; categorical ones text or None) and the score of each answer."""
     listed = list(records)
-    columns = {n: np.array([r["features"].get(n) for r in listed], dtype=np.float64) for n in names}
+    columns = {
+        n: np.array([r["features"].get(n) for r in listed], dtype=object if n in categorical else np.float64)
+        for n in names
+    }
     return pd.DataFrame({**columns, "score": np.array([r["score"] for r in listed], dtype=np.float64)})
 
 

@@ -24,6 +24,7 @@ from flows.stores import tables
 from flows.usecases.spec import UseCase
 
 REPO = ROOT / "feature_repo"
+TEXT, NUMBERS = "String", ("Bool", "Int32", "Int64", "Float32", "Float64")  # Feast's types of a model's inputs
 _ONE_AT_A_TIME = threading.Lock()  # Feast's DuckDB store has one connection a process and refuses a second caller
 
 
@@ -106,6 +107,26 @@ def feature_names(store: Any, service: str) -> list[str]:
 def input_names(store: Any, use_case: UseCase) -> list[str]:
     """Names of a model's inputs in order: what is stored, then what a request brings."""
     return [*feature_names(store, use_case.feature_service), *(f.name for f in use_case.request)]
+
+
+def categorical_names(store: Any, use_case: UseCase) -> tuple[str, ...]:
+    """Names of a model's inputs that are texts, by the types in Feast; booleans and integers are numbers.
+
+    StoreError for a feature of another type, or a text where the use case declares a number.
+    """
+    service_views(store, use_case.feature_service)
+    projections = store.get_feature_service(use_case.feature_service).feature_view_projections
+    kinds = {f.name: str(f.dtype) for p in projections for f in p.features}
+    if odd := [name for name, kind in kinds.items() if kind not in (TEXT, *NUMBERS)]:
+        raise StoreError(
+            f"feature {odd[0]!r} of {use_case.feature_service} is of Feast's type {kinds[odd[0]]}; a model takes "
+            f"{', '.join((*NUMBERS, TEXT))}: change it in feature_repo/{use_case.name}.py"
+        )
+    texts = tuple(name for name, kind in kinds.items() if kind == TEXT)
+    numeric = {*use_case.log_features, *([use_case.costs.miss] if use_case.costs else [])}
+    if wrong := sorted(numeric & set(texts)):
+        raise StoreError(f"{wrong[0]!r} of {use_case.name} is a {TEXT} in Feast, but log_features or costs name it")
+    return texts
 
 
 def point_in_time(store: Any, entities: pd.DataFrame, service: str) -> pd.DataFrame:

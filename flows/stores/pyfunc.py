@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd
 
+from bentos.runtime.scoring.categories import raw_values
 from bentos.runtime.scoring.scorer import Scorer
 
 
@@ -20,7 +20,8 @@ class ScorerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
         self.scorer = Scorer.load(Path(context.artifacts["release"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        x = model_input[self.scorer.manifest.names].to_numpy(dtype=np.float64)
+        found = self.scorer.manifest
+        x = raw_values(model_input, found.names, found.categorical)
         return pd.DataFrame({"probability": self.scorer.score(x)})
 
 

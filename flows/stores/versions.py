@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pandas as pd
 
+from bentos.runtime.scoring.categories import raw_values
 from bentos.runtime.scoring.scorer import Scorer
 from flows.errors import StoreError
 from flows.steps import dossier, gates
@@ -84,4 +84,4 @@ def rival(case: UseCase, joined: pd.DataFrame, test_time: pd.Timestamp, home: Pa
         rows = features.point_in_time(store, rows[[*case.keys, "event_timestamp", *brought]], service)
     if missing := sorted(set(names) - set(rows)):
         raise StoreError(f"champion {version.number} needs {missing}, which Feast no longer has: it cannot be compared")
-    return version.number, Rival(scorer, rows[names].to_numpy(dtype=np.float64))
+    return version.number, Rival(scorer, raw_values(rows, names, scorer.manifest.categorical))

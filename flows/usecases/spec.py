@@ -101,10 +101,14 @@ class Contract:
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Groups of test rows by a feature: half-open bins `[edge, next edge)`, the last one open-ended."""
+    """Groups of test rows by a feature: half-open bins `[edge, next edge)`, the last one open-ended.
+
+    Of a categorical feature the rows with each of `values`.
+    """
 
     feature: str
-    edges: tuple[float, ...]
+    edges: tuple[float, ...] = ()
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +211,7 @@ class UseCase:
     estimators: tuple[str, ...] = ("logistic_regression", "random_forest", "hist_gradient_boosting")  # simplest first
     trials: int = 12
     max_search_rows: int = 12_000
+    max_categories: int = 50  # inputs that one categorical feature may become, the one of all rarer values included
     costs: Costs | None = None
     gates: GateRules = field(
         default_factory=lambda: GateRules(min_roc_auc=0.7, min_average_precision=0.5, min_precision=0.5, min_recall=0.5)

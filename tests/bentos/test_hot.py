@@ -15,9 +15,12 @@ from bentos.endpoint import one_or_many
 from bentos.hot import Hot, HotRoutes, HotService, hot_routes
 from bentos.limits import Bounds, Limits
 from bentos.protocols.exchange import plain_error
+from bentos.runtime.scoring.wire import ANY, Order
 
 from .conftest import FRESH, GIVEN, OLD, UNKNOWN
+from .shop import ShopRequest
 
+A = Order(("a",))
 BODIES = [
     {"user_id": FRESH},
     {"user_id": OLD},
@@ -115,14 +118,14 @@ def test_any_body_gets_the_same_reply_on_both_paths(http, body):
 def test_a_good_request_never_reaches_bentomls_app():
     """Well-formed rows are taken by the hot route, malformed ones are left to BentoML."""
     hot = Hot(ChurnRequest, single=True)
-    one, [listed] = hot.rows(b'{"user_id": 3}', ()), hot.rows(b'[{"user_id": 3, "features": {"a": null}}]', ("a",))
+    one, [listed] = hot.rows(b'{"user_id": 3}', ANY), hot.rows(b'[{"user_id": 3, "features": {"a": null}}]', A)
     assert (one["user_id"], one.get("features"), "age" in one) == (3, None, False)
-    assert (listed["user_id"], astuple(listed["features"]), listed["features"].names) == (3, (None,), ("a",))
-    assert hot.rows(b'[{"user_id": 3, "features": {"a": 1}}]', ())[0]["features"] == {"a": 1.0}
-    assert hot.rows(b'{"user_id": 3, "features": {"a": 1}}', ("b",)) is None
-    assert hot.rows(b'{"user_id": "3"}', ()) is None
-    assert hot.rows(json.dumps([{"user_id": 3}] * 10_001).encode(), ()) is None
-    assert Hot(ChurnRequest, single=False).rows(b'{"user_id": 3}', ()) is None
+    assert (listed["user_id"], astuple(listed["features"]), listed["features"].order) == (3, (None,), A)
+    assert hot.rows(b'[{"user_id": 3, "features": {"a": 1}}]', ANY)[0]["features"] == {"a": 1.0}
+    assert hot.rows(b'{"user_id": 3, "features": {"a": 1}}', Order(("b",))) is None
+    assert hot.rows(b'{"user_id": "3"}', ANY) is None
+    assert hot.rows(json.dumps([{"user_id": 3}] * 10_001).encode(), ANY) is None
+    assert Hot(ChurnRequest, single=False).rows(b'{"user_id": 3}', ANY) is None
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,7 @@ def test_every_route_that_takes_rows_is_hot(module, name, routes):
 
 def test_a_body_in_pieces_is_put_together_and_handed_on_whole(monkeypatch):
     """BentoML's app reads the body that the hot route read."""
-    monkeypatch.setattr("bentos.hot.current_service", lambda: SimpleNamespace(predictor=SimpleNamespace(names=())))
+    monkeypatch.setattr("bentos.hot.current_service", lambda: SimpleNamespace(predictor=SimpleNamespace(order=ANY)))
 
     async def main():
         seen = []
@@ -179,3 +182,16 @@ def test_another_middleware_makes_the_route_step_aside():
     assert isinstance(service.to_asgi().app, HotRoutes)
     service.add_asgi_middleware(Other)
     assert not isinstance(service.to_asgi().app, HotRoutes)
+
+
+def test_texts_are_answered_ahead_of_bentomls_app_where_the_rows_schema_has_them():
+    """A use case whose rows may bring texts is as hot as any; elsewhere a text goes on to the schema's own refusal."""
+    body = b'{"user_id": 1, "features": {"a": 1, "country": "DE", "plan": null}}'
+    expected = Order(("country", "plan", "a"), ("country", "plan"))
+    for order in (expected, ANY):
+        assert Hot(ChurnRequest, single=True).rows(body, order) is None
+        assert Hot(ShopRequest, single=True).rows(body, order) is not None
+    row = Hot(ShopRequest, single=True).rows(body, expected)
+    assert astuple(row["features"]) == ("DE", None, 1.0)
+    assert Hot(ShopRequest, single=True).rows(body.replace(b'"DE"', b"3"), expected) is None
+    assert Hot(ShopRequest, single=True).rows(body.replace(b'"DE"', b'["DE"]'), ANY) is None

@@ -13,9 +13,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from bentos.churn import ChurnRequest
 from bentos.fraud import FraudRequest
-from bentos.runtime.scoring.wire import Row, Unfit, Values, Wire, assembled, encoded
+from bentos.runtime.scoring.wire import ANY, Order, Row, Unfit, Values, Wire, assembled, encoded
 
 NAMES = ("spend", "visits")
+ORDER = Order(NAMES)
 numbers = st.one_of(st.integers(-(2**70), 2**70), st.floats(), st.integers(0, 5))
 scalars = st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=3), st.just([]), st.just({}))
 features = st.dictionaries(st.sampled_from([*NAMES, "age"]), st.one_of(st.none(), numbers, scalars), max_size=3)
@@ -32,11 +33,11 @@ fraud = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.parametrize("names", [(), NAMES], ids=["any-names", "names"])
+@pytest.mark.parametrize("order", [ANY, ORDER], ids=["any-names", "names"])
 @pytest.mark.parametrize(("model", "rows"), [(ChurnRequest, churn), (FraudRequest, fraud)], ids=["entity", "event"])
-def test_what_the_wire_takes_is_valid_and_equal(model, rows, names):
+def test_what_the_wire_takes_is_valid_and_equal(model, rows, order):
     """A body that is decoded here is accepted by pydantic, field by field with the same value."""
-    wire, taken = Wire(model, names), []
+    wire, taken = Wire(model, order), []
 
     @given(rows)
     def check(row):
@@ -61,7 +62,7 @@ def test_good_rows_are_always_taken(rows):
         {"user_id": key, "features": {n: v if np.isfinite(v) else None for n, v in zip(NAMES, values, strict=True)}}
         for key, values in rows
     ]
-    found = Wire(ChurnRequest, NAMES).decode(json.dumps(bodies).encode())
+    found = Wire(ChurnRequest, ORDER).decode(json.dumps(bodies).encode())
     assert [msgspec.to_builtins(row) for row in found] == bodies
 
 
@@ -117,7 +118,7 @@ def test_bounds_are_kept():
 @given(st.lists(st.tuples(st.floats(), st.floats()), min_size=1, max_size=5))
 def test_encoded_features_are_read_back_to_the_bit(rows):
     """Answers and the journal carry every float exactly, and null where it is not finite."""
-    lines = encoded(NAMES, np.array(rows).T.tolist())
+    lines = encoded(ORDER, np.array(rows).T.tolist())
     for line, row in zip(lines, rows, strict=True):
         read = orjson.loads(line)
         want = [v if np.isfinite(v) else None for v in row]
@@ -126,7 +127,7 @@ def test_encoded_features_are_read_back_to_the_bit(rows):
 
 def test_assembled_rows_are_like_decoded_ones():
     """Rows from columns have keys and features under the same names."""
-    alone, [row] = assembled("user_id", [7], (), ()), assembled("user_id", [None], NAMES, [[1.5, float("nan")]])
+    alone, [row] = assembled("user_id", [7]), assembled("user_id", [None], ORDER, [[1.5, float("nan")]])
     assert (alone[0]["user_id"], alone[0].get("features")) == (7, None)
     assert isinstance(row, Row)
-    assert (row["user_id"], "user_id" in row, row["features"].names) == (None, True, NAMES)
+    assert (row["user_id"], "user_id" in row, row["features"].order) == (None, True, ORDER)

@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_URL
 
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.scoring import manifest
-from bentos.runtime.scoring.release import rows_to_array
+from bentos.runtime.scoring.categories import rows_to_raw
 from bentos.runtime.scoring.scorer import Scorer
 from flows import walk
 from flows.errors import ReleaseError
@@ -126,7 +126,7 @@ def altered(home: Path, change: Callable[[onnx.ModelProto], None]) -> registry.V
     model = onnx.load(folder / manifest.MODEL)
     change(model)
     (folder / manifest.MODEL).write_bytes(model.SerializeToString())
-    x = rows_to_array(golden["rows"], found.names)
+    x = rows_to_raw(golden["rows"], found)
     golden["scores"] = Scorer(found, (folder / manifest.MODEL).read_bytes()).score(x).tolist()
     (folder / manifest.GOLDEN).write_text(json.dumps(golden))
     files = {**found.files, **{n: manifest.sha256(folder / n) for n in (manifest.MODEL, manifest.GOLDEN)}}
@@ -231,7 +231,7 @@ def test_a_release_that_fails_on_its_requests_is_stopped(home: Path, load: Load)
     folder = bentos.model_folder(str(transaction.champion_release(home, "churn")))
     limit = max(json.loads((folder / manifest.GOLDEN).read_text())["scores"]) + 1e-6
     features = [row["features"] for row in load.rows]
-    high = Scorer.load(folder).score(rows_to_array(features, manifest.load(folder).names)) > limit
+    high = Scorer.load(folder).score(rows_to_raw(features, manifest.load(folder))) > limit
     above, below = (
         [f for f, is_high in zip(features, high, strict=True) if bool(is_high) is wanted] for wanted in (True, False)
     )

@@ -33,17 +33,19 @@ class JoinedReader:
         A row is found if one of its entities is; what is not known of another one is missing.
         """
         values = np.full((len(ids), len(self.names)), np.nan)
+        texts: dict[str, npt.NDArray[np.object_]] = {}
         parts = []
         for j, (reader, columns) in enumerate(zip(self.readers, self._columns, strict=True)):
             part = reader.read([keys[j] for keys in ids], now)
             values[:, columns] = part.values
+            texts |= part.texts
             parts.append(part)
         found = np.any([part.found for part in parts], axis=0)
         missing = found & np.any([part.missing | ~part.found for part in parts], axis=0)
         expired = np.any([part.expired for part in parts], axis=0)
         times = [_oldest(row) for row in zip(*(part.event_times for part in parts), strict=True)]
         ttls = [min((t for t in row if t), default=None) for row in zip(*(p.ttls for p in parts), strict=True)]
-        return FeatureRows(values, times, found, expired, missing, ttls)
+        return FeatureRows(values, times, found, expired, missing, ttls, texts)
 
 
 Reader = FeatureReader | JoinedReader
@@ -57,16 +59,30 @@ def open_reader(home: Path, manifest: Manifest, *, root: Path = ROOT) -> Reader:
     """The reader of a release's stored features; OnlineError says what is missing."""
     service = manifest.feature_service
     if not manifest.time:
-        return FeatureReader.open(
+        reader = FeatureReader.open(
             home, entity=manifest.entity, feature_service=service, names=manifest.names, root=root
         )
+        _same_kinds(manifest, reader)
+        return reader
     readers = [
         FeatureReader.open(home, entity=key, feature_service=service, names=manifest.stored, root=root)
         for key in manifest.keys
     ]
+    _same_kinds(manifest, *readers)
     if unread := set(manifest.stored).difference(*(reader.names for reader in readers)):
         raise OnlineError(
             f"feature service {service!r} has {', '.join(sorted(unread))} of another entity than "
             f"{', '.join(manifest.keys)}; train again"
         )
     return JoinedReader(readers, manifest.stored)
+
+
+def _same_kinds(manifest: Manifest, *readers: FeatureReader) -> None:
+    """OnlineError unless texts and numbers are in the feature store what they are to the release."""
+    stored = {name for reader in readers for name in reader.texts}
+    if changed := sorted(stored ^ set(manifest.categorical) & set(manifest.stored)):
+        kinds = ("a text", "a number") if changed[0] in stored else ("a number", "a text")
+        raise OnlineError(
+            f"feature {changed[0]!r} is {kinds[0]} in the feature store, and {kinds[1]} to the release: apply the "
+            "feature repository that it was trained with, or train again"
+        )

@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import typeguard
 
-from bentos.runtime.features.packed import Ask, Pack, RedisPack, SqlitePack
-from bentos.runtime.features.rows import FeatureRows, View, dated, key_of, owners
+from bentos.runtime.features.packed import Ask, Pack, RedisPack, SqlitePack, Vectors, unpacked
+from bentos.runtime.features.rows import FeatureRows, View, dated, key_of, owners, text_names
 from bentos.runtime.features.store import OnlineError, settings
 from bentos.runtime.home import ROOT
 
@@ -75,6 +76,9 @@ class FeatureReader:
         )
         self._held = [f.name for p in mine for f in p.features]
         self._all_views = views_of(store, service, self._held)
+        known = text_names(service)
+        self._held_texts = [name for name in self._held if name in known]
+        self.texts = [name for name in self.names if name in known]
         self._pack = open_pack(store, service, entity, self._held, self._all_views, self._ask)
         self._columns = [self._held.index(name) for name in self.names]
         self._times = [len(self._held) + [v.name for v in self._all_views].index(v.name) for v in self.views]
@@ -114,9 +118,18 @@ class FeatureReader:
         if not len(ids):
             return dated(np.empty((0, len(self.names))), np.empty((len(self.views), 0), np.int64), self.views, now)
         with self._lock:
-            vectors = self._vectors(ids)
+            vectors, texts = self._vectors(ids)
         times = np.ascontiguousarray(vectors[:, self._times].T).astype(np.int64)
-        return dated(np.ascontiguousarray(vectors[:, self._columns]), times, self.views, now)
+        rows = dated(np.ascontiguousarray(vectors[:, self._columns]), times, self.views, now)
+        return replace(rows, texts=self._current(rows, texts)) if self.texts else rows
+
+    def _current(self, rows: FeatureRows, texts: "npt.NDArray[np.object_]") -> "dict[str, npt.NDArray[np.object_]]":
+        """The texts by name, None where missing, expired or younger than their row."""
+        current = {}
+        for name in self.texts:
+            current[name] = texts[:, self._held_texts.index(name)].copy()
+            current[name][np.isnan(rows.values[:, self.names.index(name)])] = None
+        return current
 
     def pack(self, ids: Sequence[Any]) -> int:
         """Write down what Feast knows about each entity as one vector, for `read`; gives how many it knows.
@@ -125,28 +138,31 @@ class FeatureReader:
         """
         return 0 if self._pack is None else self._pack.write(ids)
 
-    def _vectors(self, ids: Sequence[Any]) -> npt.NDArray[np.float64]:
-        """All of the service's values and each view's event time in epoch seconds, 0 where nothing is known."""
+    def _vectors(self, ids: Sequence[Any]) -> Vectors:
+        """All of the service's values and each view's event time."""
         found: list[bytes | None] = [None] * len(ids) if self._pack is None else self._pack.read(ids)
         unknown = [at for at, vector in enumerate(found) if vector is None]
         width = len(self._held) + len(self._all_views)
         if not unknown:
-            return np.frombuffer(b"".join(v for v in found if v is not None), dtype=np.float64).reshape(-1, width)
+            return unpacked(found, width, len(self._held_texts))
         asked = self._ask([ids[at] for at in unknown])
         if len(unknown) == len(ids):
             return asked
-        blank = bytes(8 * width)
-        vectors = np.frombuffer(bytearray().join(v or blank for v in found), dtype=np.float64).reshape(-1, width)
-        vectors[unknown] = asked
+        vectors = unpacked(found, width, len(self._held_texts))
+        vectors.numbers[unknown], vectors.texts[unknown] = asked
         return vectors
 
-    def _ask(self, ids: Sequence[Any]) -> npt.NDArray[np.float64]:
+    def _ask(self, ids: Sequence[Any]) -> Vectors:
         """The same from Feast itself, in one call."""
         response = self._store.get_online_features(features=self._asked, entity_rows={self.entity: list(ids)})
         found = response.to_dict(include_event_timestamps=True)
+        texts = np.empty((len(ids), len(self._held_texts)), dtype=object)
+        for at, name in enumerate(self._held_texts):
+            texts[:, at] = found[name]
+            found[name] = [math.nan if text is None else 0.0 for text in found[name]]
         rows = [found[name] for name in self._held]
         rows += [found[f"{self._held[v.columns[0]]}__ts"] for v in self._all_views]
-        return np.ascontiguousarray(np.array(rows, dtype=np.float64).T)
+        return Vectors(np.ascontiguousarray(np.array(rows, dtype=np.float64).T), texts)
 
 
 def pack(home: Path, *, entity: str, feature_service: str, ids: Sequence[Any], root: Path = ROOT) -> int:
@@ -177,7 +193,9 @@ def open_pack(
     found = [store.registry.get_any_feature_view(view.name, store.project) for view in views]
     if any(list(view.join_keys) != [entity] for view in found):
         return None
-    layout = hashlib.sha256(repr((held, [v.name for v in views])).encode()).hexdigest()[:8]
+    texts = [name for name in text_names(service) if name in held]
+    described = (held, [v.name for v in views], *([texts] if texts else []))
+    layout = hashlib.sha256(repr(described).encode()).hexdigest()[:8]
     name = f"{store.project}_{service.name}_{layout}"
     key, text = entity_keys(store, entity), "STRING" in _key_types(store, entity)
     if online.type == "sqlite":
@@ -186,7 +204,7 @@ def open_pack(
         tables = [_table_id(store.project, view, versioned) for view in found]
         columns = [(at, held[column]) for at, view in enumerate(views) for column in view.columns]
         columns.sort(key=lambda column: held.index(column[1]))
-        return SqlitePack(path, name, tables, columns, key, _number, text=text)
+        return SqlitePack(path, name, tables, columns, key, _value, text=text, texts=texts)
     if online.type == "redis" and not online.skip_dedup and not config.registry.enable_online_feature_view_versioning:
         version = config.entity_key_serialization_version
 
@@ -216,12 +234,14 @@ def _proto(entity: str, value: Any) -> Any:
     return EntityKey(join_keys=[entity], entity_values=[of])
 
 
-def _number(stored: bytes) -> float:
+def _value(stored: bytes) -> float | str:
     """A feature's value as Feast's SQLite store keeps it; NaN for null."""
     from feast.protos.feast.types.Value_pb2 import Value
 
     value = Value.FromString(stored)
     kind = value.WhichOneof("val")
+    if kind == "string_val":
+        return str(value.string_val)
     return math.nan if kind is None or kind == "null_val" else float(getattr(value, kind))
 
 

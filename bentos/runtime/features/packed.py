@@ -17,14 +17,44 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 Floats = npt.NDArray[np.float64]
-Ask = Callable[[Sequence[Any]], Floats]  # ids -> vectors [n, width] as Feast answers now
 CHUNK = 500
+
+
+class Vectors(NamedTuple):
+    """What is known about n entities: `numbers` [n, width] are values, then each view's event time in epoch seconds, 0
+    where nothing is known; `texts` [n, t] are str or None, and the values of those features 0, or NaN for None."""
+
+    numbers: Floats
+    texts: npt.NDArray[np.object_]
+
+    def packed(self) -> list[bytes]:
+        """Each entity's vector: its numbers, and behind them its texts as a JSON list if there are any."""
+        if not self.texts.shape[1]:
+            return [row.tobytes() for row in self.numbers]
+        rows = zip(self.numbers, self.texts.tolist(), strict=True)
+        return [numbers.tobytes() + orjson.dumps(texts) for numbers, texts in rows]
+
+
+Ask = Callable[[Sequence[Any]], Vectors]  # of ids, as Feast answers now
+
+
+def unpacked(found: Sequence[bytes | None], width: int, texts: int) -> Vectors:
+    """Vectors from their bytes, writable; zeros and None for None."""
+    size, n = 8 * width, len(found)
+    blank = bytes(size) + (orjson.dumps([None] * texts) if texts else b"")
+    given = [v or blank for v in found]
+    if not texts:
+        return Vectors(np.frombuffer(bytearray().join(given)).reshape(n, width), np.empty((n, 0), dtype=object))
+    numbers = np.frombuffer(bytearray().join([v[:size] for v in given])).reshape(n, width)
+    words = np.array(orjson.loads(b"[%b]" % b",".join([v[size:] for v in given])), dtype=object)
+    return Vectors(numbers, words.reshape(n, texts))
 
 
 class Pack(Protocol):
@@ -48,7 +78,7 @@ class SqlitePack:
     """Vectors in a table of the online store's own database file.
 
     `tables` are Feast's, one per view; `columns` names the view, by its place, and the feature of each packed value;
-    `number` decodes one of Feast's stored values.
+    `texts` are the features among them that are texts; `decode` reads one of Feast's stored values, NaN for null.
     """
 
     def __init__(
@@ -58,13 +88,15 @@ class SqlitePack:
         tables: Sequence[str],
         columns: Sequence[tuple[int, str]],
         entity_key: Callable[[Any], bytes],
-        number: Callable[[bytes], float],
+        decode: Callable[[bytes], float | str],
         *,
         text: bool,
+        texts: Sequence[str] = (),
     ) -> None:
         self.path, self.table, self._entity_key = path, f"packed_{name}", entity_key
         self._tables, self._columns = tuple(tables), {column: at for at, column in enumerate(columns)}
-        self._number = lru_cache(maxsize=100_000)(number)
+        self._texts = {name: at for at, name in enumerate(texts)}
+        self._decode = lru_cache(maxsize=100_000)(decode)
         self._kind = "TEXT" if text else "INTEGER"  # of the keys as requests bring them
         self._triggers = {
             f"{self.table}_{i}_{event}": (event, row, table)
@@ -122,15 +154,20 @@ class SqlitePack:
         places, n = {key: at for at, key in enumerate(keys)}, len(self._columns)
         vectors = np.full((len(keys), n + len(self._tables)), np.nan)
         vectors[:, n:] = 0.0
+        texts = np.full((len(keys), len(self._texts)), None, dtype=object)
         marks = ",".join("?" * len(keys))
         for view, table in enumerate(self._tables):
             query = f'SELECT entity_key, feature_name, value, event_ts FROM "{table}" WHERE entity_key IN ({marks})'
             for key, feature, value, moment in connection.execute(query, keys):
                 vectors[places[key], n + view] = _epoch(moment)
                 if (column := self._columns.get((view, feature))) is not None:
-                    vectors[places[key], column] = self._number(value)
+                    found = self._decode(value)
+                    if isinstance(found, str) and feature in self._texts:
+                        texts[places[key], self._texts[feature]], found = found, 0.0
+                    vectors[places[key], column] = found
         known: list[bool] = np.any(vectors[:, n:] > 0, axis=1).tolist()
-        return {key: vectors[at].tobytes() for key, at in places.items() if known[at]}
+        packed = Vectors(vectors, texts).packed()
+        return {key: packed[at] for key, at in places.items() if known[at]}
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make table and triggers; if a trigger was missing, vectors of that time may be out of date and go."""
@@ -200,11 +237,11 @@ class RedisPack:
             before = [_stamp(times) for _, *times in self._fetch(part)]
             vectors = self._ask(part)
             after = [_stamp(times) for _, *times in self._fetch(part)]
-            known: list[bool] = np.any(vectors[:, self._features :] > 0, axis=1).tolist()
+            known: list[bool] = np.any(vectors.numbers[:, self._features :] > 0, axis=1).tolist()
             with self._client.pipeline(transaction=False) as pipe:
-                for i, vector, is_known, old, new in zip(part, vectors, known, before, after, strict=True):
+                for i, vector, is_known, old, new in zip(part, vectors.packed(), known, before, after, strict=True):
                     if is_known and old == new:
-                        pipe.hset(self._key(i), self._fields[0], new + vector.tobytes())
+                        pipe.hset(self._key(i), self._fields[0], new + vector)
                 packed += len(pipe.execute())
         return packed
 

@@ -1,7 +1,7 @@
 """Feature rows: values as they are known at a time, with what is too old marked as missing."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ class FeatureRows:
 
     `event_times` are those of each row's oldest view, None if no view knows the entity. `expired`: a view's values
     were older than its ttl; `missing`: a view has nothing on an entity that another one knows; `ttls`: the ttl that
-    expired first, for messages.
+    expired first, for messages. `texts` has the features that are texts, str or None [n] by name; their values are 0.
     """
 
     values: npt.NDArray[np.float64]
@@ -24,6 +24,7 @@ class FeatureRows:
     expired: npt.NDArray[np.bool_]
     missing: npt.NDArray[np.bool_]
     ttls: list[timedelta | None]
+    texts: Mapping[str, npt.NDArray[np.object_]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,11 @@ def key_of(store: Any, view: str) -> str | None:
     """The join key of a feature view that has exactly one."""
     keys = list(store.registry.get_any_feature_view(view, store.project).join_keys)
     return keys[0] if len(keys) == 1 else None
+
+
+def text_names(service: Any) -> list[str]:
+    """The features of a service that are texts, in order."""
+    return [f.name for p in service.feature_view_projections for f in p.features if str(f.dtype) == "String"]
 
 
 def owners(store: Any, service: Any) -> dict[str | None, list[str]]:

@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 
 from bentos.runtime.answers import GAP, Answer, Column, Form, RowError, texts
+from bentos.runtime.scoring.categories import Texts
 from bentos.runtime.scoring.events import gatherer
 from bentos.runtime.scoring.inputs import Fields, Input
 from bentos.runtime.scoring.model import Floats
 from bentos.runtime.scoring.release import Release
-from bentos.runtime.scoring.wire import encoded
+from bentos.runtime.scoring.wire import encoded, order
 
 JSON = {word: orjson.dumps(word) for word in (True, False, None, "online", "request", "ok", "expired", "missing")}
 
@@ -27,7 +28,7 @@ class Decider:
         self.arm, self.served = arm, served
         self._gatherer = gatherer(manifest, served.reader, served.scorer.preprocess)
         fixed = {"model_version": served.model_version, "release": served.release, "arm": arm}
-        self._order = tuple(manifest.names)
+        self._order = order(manifest)
         score = dict.fromkeys(("score", "decision", "features", "event_time"), GAP)
         self._record = Form(
             {"request_id": GAP, "entity": GAP}
@@ -50,19 +51,21 @@ class Decider:
     ) -> tuple[list[Answer | RowError], bytes]:
         """Each row's answer or error, and the journal's lines of the answers; `ids` if the rows have some."""
         gathered = self._gatherer.gather(rows, now)
-        scores, values = self.served.scorer.score_inputs(gathered.z), gathered.values
+        scores, values, words = self.served.scorer.score_inputs(gathered.z), gathered.values, gathered.texts
         found: list[Input | RowError] = gathered.rows
         possible = (scores >= 0.0) & (scores <= 1.0)
         if not possible.all():
             found = self._without_impossible(found, scores.tolist())
-            scores, values = scores[possible], values[possible]
+            scores, values, words = scores[possible], values[possible], words[possible]
         ready = [row for row in found if isinstance(row, Input)]
         if not ready:
             return [row for row in found if isinstance(row, RowError)], b""
         if len(ready) < len(found):
             smoke = [s for s, row in zip(smoke, found, strict=True) if isinstance(row, Input)]
             ids = ids and [name for name, row in zip(ids, found, strict=True) if isinstance(row, Input)]
-        answers, lines = self._answers(ready, scores.tolist(), values, smoke, now, ids or _request_ids(len(ready)))
+        answers, lines = self._answers(
+            ready, scores.tolist(), values, words, smoke, now, ids or _request_ids(len(ready))
+        )
         if len(ready) == len(found):
             return answers, lines
         given = iter(answers)
@@ -81,6 +84,7 @@ class Decider:
         ready: list[Input],
         scores: list[float],
         values: Floats,
+        words: Texts,
         smoke: Sequence[bool],
         now: datetime,
         ids: Sequence[str],
@@ -90,13 +94,16 @@ class Decider:
         cuts, names = manifest.cuts, manifest.risks
         risks = [names[bisect_right(cuts, score)] for score in scores]
         stale = [state != "ok" for state in states] if manifest.stale == "flag" else [False] * n
+        columns = values.T.tolist()
+        for c, j in enumerate(self._gatherer.categories.columns):
+            columns[j] = words[:, c].tolist()
         shared: list[Column] = [
             ('"' + '","'.join(ids) + '"').encode().split(b","),
             texts(keys),
             *(texts([row[j] for row in others]) for j in range(len(manifest.others))),
             texts(scores),
             _words(risks),
-            encoded(self._order, values.T.tolist()),
+            encoded(self._order, columns),
             _words(times),
         ]
         about: list[Column] = [

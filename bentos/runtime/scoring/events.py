@@ -10,7 +10,9 @@ from bentos.runtime.answers import RowError
 from bentos.runtime.features.joined import JoinedReader, Reader
 from bentos.runtime.features.rows import FeatureRows
 from bentos.runtime.scoring import request
-from bentos.runtime.scoring.inputs import MAX_KEY, Fields, Gathered, Gatherer, Input, Key, _from_online, _not_a_number
+from bentos.runtime.scoring.categories import Texts
+from bentos.runtime.scoring.given import not_a_number
+from bentos.runtime.scoring.inputs import MAX_KEY, Fields, Gathered, Gatherer, Input, Key, _from_online
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.scorer import Floats, Preprocessor
 
@@ -36,7 +38,8 @@ class EventGatherer(Gatherer):
     def gather(self, rows: Sequence[Fields], now: datetime) -> Gathered:
         """Inputs and errors, with one read per entity for all rows that bring no features of their own."""
         found: list[Input | RowError] = [self._row(row, now) for row in rows]
-        values = np.full((len(rows), len(self.names)), np.nan)
+        values, texts = self._blank(len(rows))
+        values.fill(np.nan)
         given: list[tuple[Any, ...]] = []
         given_at: list[int] = []
         asked: list[int] = []
@@ -45,18 +48,18 @@ class EventGatherer(Gatherer):
                 continue
             if row.source == "online":
                 asked.append(i)
-            elif isinstance(picked := self._picked(rows[i]["features"]), RowError):
+            elif isinstance(picked := self._given.picked(rows[i]["features"]), RowError):
                 found[i] = picked
             else:
                 given.append(picked)
                 given_at.append(i)
         if given:
-            self._given(found, values, given, given_at)
+            self._given.put(found, values, texts, given, given_at)
         if asked:
             self._brought(values, [rows[i] for i in asked], asked)
-            self._look_up(found, values, asked, now)
+            self._look_up(found, values, texts, asked, now)
         self._within(found, values)
-        return self._bounded(found, values)
+        return self._bounded(found, values, texts)
 
     def _row(self, row: Fields, now: datetime) -> Input | RowError:
         """A row's keys, time and where its features come from, or what is wrong with the first of what it brings."""
@@ -69,7 +72,7 @@ class EventGatherer(Gatherer):
         moment, complete = row.get(self.manifest.time), row.get("features") is not None
         for name in () if complete else self._numbers:
             value = row.get(name)
-            if (reason := "missing" if value is None else _not_a_number(value)) is not None:
+            if (reason := "missing" if value is None else not_a_number(value)) is not None:
                 return _refused(name, f"{name} is {reason}; give a number")
         if complete and moment is None:
             return Input(keys[0], "request", None, "ok", tuple(keys[1:]))
@@ -91,7 +94,9 @@ class EventGatherer(Gatherer):
         brought = request.matrix(self.manifest.request, given, moments)
         values[np.ix_(asked, range(len(self.manifest.stored), len(self.names)))] = brought
 
-    def _look_up(self, found: list[Input | RowError], values: Floats, asked: Sequence[int], now: datetime) -> None:
+    def _look_up(
+        self, found: list[Input | RowError], values: Floats, texts: Texts, asked: Sequence[int], now: datetime
+    ) -> None:
         waiting = [row for i in asked if isinstance(row := found[i], Input)]
         keys = [(row.key, *row.others) for row in waiting]
         moments = [row.moment or now for row in waiting]
@@ -103,6 +108,7 @@ class EventGatherer(Gatherer):
                 found[i] = RowError(503, f"{reason}; retry later", {self.manifest.entity: row.key})
             return
         values[np.ix_(asked, range(len(self.manifest.stored)))] = rows.values
+        self._stored(rows, values, texts, asked)
         for at, (i, row) in enumerate(zip(asked, waiting, strict=True)):
             read = _from_online(row.key, at, rows, self.manifest, moments[at])
             found[i] = read if isinstance(read, RowError) else read._replace(others=row.others, moment=row.moment)

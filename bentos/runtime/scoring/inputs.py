@@ -1,10 +1,9 @@
 """Inputs: from the rows of a batch to one matrix of values, each bad row set aside with its own error."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from types import NoneType
 from typing import Any, Literal, NamedTuple
 
@@ -14,16 +13,17 @@ from msgspec.structs import astuple
 from bentos.runtime.answers import RowError
 from bentos.runtime.features.online import FeatureReader
 from bentos.runtime.features.rows import FeatureRows
+from bentos.runtime.scoring.categories import Texts
+from bentos.runtime.scoring.given import Given
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.model import Inputs
 from bentos.runtime.scoring.scorer import Floats, Preprocessor
-from bentos.runtime.scoring.wire import FEATURES, Row, Values
+from bentos.runtime.scoring.wire import FEATURES, Row, Values, order
 
 Key = int | str
 Fields = Mapping[str, Any] | Row
 MAX_KEY = 2**63 - 1
 MAX_ROWS = 10_000  # of one call
-NUMBERS = frozenset({float, int, type(None)})
 FEATURES_OF = attrgetter(FEATURES)
 
 
@@ -44,10 +44,12 @@ class Input(NamedTuple):
 
 @dataclass(frozen=True)
 class Gathered:
-    """Each row's input or error, in order; raw values [m, k] and model inputs [m, k] of the m rows without error."""
+    """Each row's input or error, in order; coded values [m, k], texts [m, c] and model inputs of the m rows without
+    error."""
 
     rows: list[Input | RowError]
     values: Floats
+    texts: Texts
     z: Inputs
 
 
@@ -56,12 +58,9 @@ class Gatherer:
 
     def __init__(self, manifest: Manifest, reader: FeatureReader, preprocess: Preprocessor) -> None:
         self.manifest, self.reader, self.preprocess = manifest, reader, preprocess
-        self.names, self._order = manifest.names, tuple(manifest.names)
+        self.names, self.categories = manifest.names, preprocess.categories
+        self._given, self._order = Given(self.names, self.categories), order(manifest)
         self._key = attrgetter(manifest.entity)
-        pick = itemgetter(*self.names)
-        self._pick: Callable[[Mapping[str, Any]], tuple[Any, ...]] = (
-            pick if len(self.names) > 1 else lambda given: (pick(given),)
-        )
 
     def gather(self, rows: Sequence[Fields], now: datetime) -> Gathered:
         """Inputs and errors, with one read for all rows that bring no features of their own."""
@@ -85,18 +84,22 @@ class Gatherer:
             elif features is None:
                 asked.append(i)
                 found.append(Input(key, "online", None, "ok"))
-            elif isinstance(picked := self._picked(features), RowError):
+            elif isinstance(picked := self._given.picked(features), RowError):
                 found.append(picked)
             else:
                 given.append(picked)
                 given_at.append(i)
                 found.append(Input(key, "request", None, "ok"))
-        values = np.empty((len(rows), len(self.names)))
+        values, texts = self._blank(len(rows))
         if given:
-            self._given(found, values, given, given_at)
+            self._given.put(found, values, texts, given, given_at)
         if asked:
-            self._read(found, values, asked, now)
-        return self._bounded(found, values)
+            self._read(found, values, texts, asked, now)
+        return self._bounded(found, values, texts)
+
+    def _blank(self, n: int) -> tuple[Floats, Texts]:
+        """Room for the values and texts of n rows."""
+        return np.empty((n, len(self.names))), np.empty((n, len(self.categories.columns)), dtype=object)
 
     def _plain(self, rows: Sequence[Fields], now: datetime) -> Gathered | None:
         """The inputs of rows off the wire if all bring just the features asked for, or all bring none; else None."""
@@ -104,66 +107,22 @@ class Gatherer:
             return None
         keys, features = map(self._key, rows), list(map(FEATURES_OF, rows))
         [kind, *others] = set(map(type, features))
-        if others or not (kind is NoneType or (issubclass(kind, Values) and kind.names == self._order)):
+        if others or not (kind is NoneType or (issubclass(kind, Values) and kind.order == self._order)):
             return None
-        if issubclass(kind, Values):
+        source: Literal["online", "request"] = "online" if kind is NoneType else "request"
+        found: list[Input | RowError] = [Input(key, source, None, "ok") for key in keys]
+        values, texts = self._blank(len(rows))
+        if source == "online":
+            self._read(found, values, texts, range(len(rows)), now)
+        elif self.categories.columns:
+            self._given.put(found, values, texts, list(map(astuple, features)), range(len(rows)))
+        else:
             values = np.array(list(map(astuple, features)), dtype=np.float64)
-            return self._bounded([Input(key, "request", None, "ok") for key in keys], values)
-        found: list[Input | RowError] = [Input(key, "online", None, "ok") for key in keys]
-        values = np.empty((len(rows), len(self.names)))
-        self._read(found, values, range(len(rows)), now)
-        return self._bounded(found, values)
+        return self._bounded(found, values, texts)
 
-    def _picked(self, features: Mapping[str, Any] | Values) -> RowError | tuple[Any, ...]:
-        """The values that a row brings, in order, or what is wrong with their names and types."""
-        if isinstance(features, Values):
-            features = dict(zip(features.names, astuple(features), strict=True))
-        try:
-            values = self._pick(features)
-        except KeyError:
-            return self._named(features)
-        if len(features) != len(values):
-            return self._named(features)
-        return values if NUMBERS.issuperset(map(type, values)) else self._not_numbers(values) or values
-
-    def _named(self, given: Mapping[str, Any]) -> RowError:
-        names = self.names
-        unknown = [name for name in given if name not in set(names)]
-        lacking = [name for name in names if name not in given]
-        problem = f"unknown: {', '.join(unknown)}" if unknown else f"missing: {', '.join(lacking)}"
-        return RowError(
-            422,
-            f"features must be exactly {', '.join(names)}; {problem}",
-            {"field": f"features.{(unknown or lacking)[0]}"},
-        )
-
-    def _not_numbers(self, values: Sequence[Any]) -> RowError | None:
-        for name, value in zip(self.names, values, strict=True):
-            if (reason := _not_a_number(value)) is not None:
-                return RowError(
-                    422,
-                    f"feature {name} is {reason}; give a number, or null if it is missing",
-                    {"field": f"features.{name}"},
-                )
-        return None
-
-    def _given(
-        self, found: list[Input | RowError], values: Floats, given: list[tuple[Any, ...]], given_at: Sequence[int]
+    def _read(
+        self, found: list[Input | RowError], values: Floats, texts: Texts, asked: Sequence[int], now: datetime
     ) -> None:
-        """Put given values into the matrix, null as NaN; refuse what was given as NaN, infinite or beyond float64."""
-        odd: Sequence[int] = range(len(given))
-        try:
-            x = np.array(given, dtype=np.float64)
-            values[given_at] = x
-            lacking = (~np.isfinite(x)).sum(axis=1).tolist()
-            odd = [i for i, n in enumerate(lacking) if n and given[i].count(None) != n]
-        except OverflowError:  # an integer too large for a float
-            for at, row in zip(given_at, given, strict=True):
-                values[at] = [math.nan if _not_a_number(v) else v for v in row]
-        for at in odd:
-            found[given_at[at]] = self._not_numbers(given[at]) or found[given_at[at]]
-
-    def _read(self, found: list[Input | RowError], values: Floats, asked: Sequence[int], now: datetime) -> None:
         keys = [row.key for i in asked if isinstance(row := found[i], Input)]
         try:
             rows = self.reader.read(keys, now)
@@ -173,6 +132,7 @@ class Gatherer:
                 found[i] = RowError(503, f"{reason}; retry later", {self.manifest.entity: key})
             return
         values[asked] = rows.values
+        self._stored(rows, values, texts, asked)
         plain = bool(rows.found.all()) and not rows.expired.any() and not rows.missing.any()
         for at, (i, key) in enumerate(zip(asked, keys, strict=True)):
             found[i] = (
@@ -181,34 +141,30 @@ class Gatherer:
                 else _from_online(key, at, rows, self.manifest, now)
             )
 
-    def _bounded(self, found: list[Input | RowError], values: Floats) -> Gathered:
+    def _stored(self, rows: FeatureRows, values: Floats, texts: Texts, asked: Sequence[int]) -> None:
+        """Put stored texts and their codes into the matrices."""
+        for c, (j, name) in enumerate(zip(self.categories.columns, self.categories.names, strict=True)):
+            if name in rows.texts:
+                texts[asked, c] = rows.texts[name]
+                values[asked, j] = self.categories.codes(c, rows.texts[name])
+
+    def _bounded(self, found: list[Input | RowError], values: Floats, texts: Texts) -> Gathered:
         """Refuse rows whose values do not fit the model's float32 inputs, naming the first such feature."""
         ready = [i for i, row in enumerate(found) if isinstance(row, Input)]
         if len(ready) < len(found):
-            values = values[ready]
+            values, texts = values[ready], texts[ready]
         z = self.preprocess(values)
         bounded = np.isfinite(z)
         if bounded.all():
-            return Gathered(found, values, z)
+            return Gathered(found, values, texts, z)
         whole = bounded.all(axis=1)
         for at in np.flatnonzero(~whole):
-            j = int(np.flatnonzero(~bounded[at])[0])
-            name = self.names[j]
+            name = self._given.numbers[int(np.flatnonzero(~bounded[at])[0])]
+            j = self.names.index(name)
             found[ready[at]] = RowError(
                 422, f"feature {name} is {values[at, j]:g}: too large for the model", {"field": f"features.{name}"}
             )
-        return Gathered(found, values[whole], z[whole])
-
-
-def _not_a_number(value: Any) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"{value!r:.40}"
-    try:
-        return None if math.isfinite(value) else f"{value!r}"
-    except OverflowError:
-        return f"too large ({len(str(value))} digits)"
+        return Gathered(found, values[whole], texts[whole], z[whole])
 
 
 def _from_online(key: Key | None, i: int, rows: FeatureRows, manifest: Manifest, now: datetime) -> Input | RowError:

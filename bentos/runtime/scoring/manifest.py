@@ -22,13 +22,25 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """One model input: `log1p` where `log`, then `(value - mean) / scale`; a missing value becomes `fill` first."""
+    """A number: `log1p` where `log`, then `(value - mean) / scale`; a missing value becomes `fill` first.
+
+    With `categories` it is a text: one 0/1 input for each of them, in order, null being a missing value where training
+    rows had any; with `rest` one more for every other value, among them the categories too rare for an input of their
+    own. Without `rest` any other value, never seen or missing, is all zeros.
+    """
 
     name: str
     fill: float
     mean: float
     scale: float
     log: bool = False
+    categories: tuple[str | None, ...] = ()
+    rest: bool = False
+
+    @property
+    def width(self) -> int:
+        """How many of the model's inputs it becomes."""
+        return len(self.categories) + self.rest if self.categories else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +79,13 @@ class Manifest:
 
     @property
     def names(self) -> list[str]:
-        """Feature names in the order of the model's inputs."""
+        """Feature names in order."""
         return [f.name for f in self.features]
+
+    @property
+    def categorical(self) -> tuple[str, ...]:
+        """Names of the features that are texts."""
+        return tuple(f.name for f in self.features if f.categories)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -92,6 +109,10 @@ class Manifest:
     def dump(self) -> str:
         """Canonical JSON: sorted keys, no NaN."""
         content = {name: value for name, value in asdict(self).items() if value or name not in OMITTED}
+        numeric = ("categories", "rest")  # absent from a number, as they were before there were texts
+        content["features"] = [
+            {k: v for k, v in f.items() if f["categories"] or k not in numeric} for f in content["features"]
+        ]
         return json.dumps(content, sort_keys=True, allow_nan=False, indent=1)
 
 
@@ -106,7 +127,7 @@ def parse(text: str) -> Manifest:
         raw: dict[str, Any] = json.loads(text)
         if raw.get("format") != 1:
             raise ManifestError(f"manifest format {raw.get('format')!r} is not 1: use the bentoflow that wrote it")
-        raw["features"] = tuple(Feature(**f) for f in raw["features"])
+        raw["features"] = tuple(_feature(f) for f in raw["features"])
         raw["risks"] = tuple(raw["risks"])
         raw["reasons"] = tuple(raw["reasons"])
         raw["request"] = tuple(RequestFeature(**f) for f in raw.get("request", ()))
@@ -120,6 +141,14 @@ def parse(text: str) -> Manifest:
         return manifest
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ManifestError(f"not a manifest: {error}") from error
+
+
+def _feature(raw: dict[str, Any]) -> Feature:
+    feature = Feature(**raw | {"categories": tuple(raw.get("categories", ()))})
+    known = feature.categories
+    if len(set(known)) < len(known) or not all(c is None or isinstance(c, str) for c in known):
+        raise ManifestError(f"the categories of {feature.name} are not texts, each one once; train again")
+    return feature
 
 
 def load(folder: Path) -> Manifest:

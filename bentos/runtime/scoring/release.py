@@ -1,7 +1,6 @@
 """A release as a service uses it: checked, loaded and tried on its golden rows before it may answer."""
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from bentos.runtime.features.joined import Reader
+from bentos.runtime.scoring.categories import rows_to_raw
 from bentos.runtime.scoring.manifest import GOLDEN, Manifest
-from bentos.runtime.scoring.scorer import Floats, Scorer
+from bentos.runtime.scoring.scorer import Scorer, ScorerError
 
 RELEASE = "release.json"  # {"release": id, "model_version": "3", ...}
 MAX_GOLDEN_DIFFERENCE = 1e-5  # as the parity gate: processors differ in the last bits of float32
@@ -49,13 +49,6 @@ def load_release(folder: Path, use_case: str, open_reader: Callable[[Manifest], 
     return Release(name, version, manifest, scorer, open_reader(manifest))
 
 
-def rows_to_array(rows: list[dict[str, float | None]], names: list[str]) -> Floats:
-    """Raw values [n, k] in the order of `names`, NaN for null; KeyError if a row lacks one."""
-    return np.array(
-        [[math.nan if row[name] is None else row[name] for name in names] for row in rows], dtype=np.float64
-    ).reshape(len(rows), len(names))
-
-
 def check_golden(folder: Path, scorer: Scorer) -> None:
     """Score the golden rows again; ReleaseRefused if a score moved or is not a number."""
     path = folder / GOLDEN
@@ -64,8 +57,8 @@ def check_golden(folder: Path, scorer: Scorer) -> None:
     try:
         raw: dict[str, Any] = json.loads(path.read_text())
         expected = np.array(raw["scores"], dtype=np.float64)
-        scores = scorer.score(rows_to_array(raw["rows"], scorer.manifest.names))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        scores = scorer.score(rows_to_raw(raw["rows"], scorer.manifest))
+    except (KeyError, TypeError, ScorerError, json.JSONDecodeError) as error:
         raise ReleaseRefused(f"{path} is not {{rows, scores}} of this model: {error!r}") from error
     if len(scores) != len(expected) or not len(scores):
         raise ReleaseRefused(

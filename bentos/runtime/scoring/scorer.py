@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bentos.runtime.scoring.categories import Categories, Raw
 from bentos.runtime.scoring.manifest import MODEL, Feature, Manifest, ManifestError, load
 from bentos.runtime.scoring.model import Floats, Inputs, Model, ScorerError
 
@@ -14,19 +15,34 @@ __all__ = ["Floats", "Preprocessor", "Scorer", "ScorerError", "decide", "grade"]
 
 
 class Preprocessor:
-    """The model's inputs from raw values: fill, log1p, standardise in float64, then cast once to float32."""
+    """The model's inputs from coded values: fill, log1p, standardise in float64, then cast once to float32.
+
+    Numbers come first, in order, then the 0/1 inputs of each categorical feature, in order.
+    """
 
     def __init__(self, features: Sequence[Feature]) -> None:
         self.names = [f.name for f in features]
-        self._fill: Floats = np.array([f.fill for f in features], dtype=np.float64)
-        self._mean: Floats = np.array([f.mean for f in features], dtype=np.float64)
-        self._scale: Floats = np.array([f.scale for f in features], dtype=np.float64)
-        self._logged = [j for j, f in enumerate(features) if f.log]
+        self.categories = Categories(features)
+        numbers = [f for f in features if not f.categories]
+        self.width = len(numbers) + self.categories.width
+        self._fill: Floats = np.array([f.fill for f in numbers], dtype=np.float64)
+        self._mean: Floats = np.array([f.mean for f in numbers], dtype=np.float64)
+        self._scale: Floats = np.array([f.scale for f in numbers], dtype=np.float64)
+        self._logged = [j for j, f in enumerate(numbers) if f.log]
 
     def __call__(self, x: npt.NDArray[np.float64]) -> Inputs:
-        """Inputs of raw values [n, k], NaN where missing; infinite where too large for float32."""
+        """Inputs of coded values [n, k], NaN where a number is missing; infinite where too large for float32."""
         if x.ndim != 2 or x.shape[1] != len(self.names):
             raise ScorerError(f"expected {len(self.names)} columns ({', '.join(self.names)}), got {x.shape}")
+        if not self.categories.columns:
+            return self._standardised(x)
+        z = np.empty((len(x), self.width), dtype=np.float32)
+        first = len(self.categories.numbers)
+        z[:, :first] = self._standardised(x[:, self.categories.numbers])
+        self.categories.inputs(x, z[:, first:])
+        return z
+
+    def _standardised(self, x: Floats) -> Inputs:
         with np.errstate(over="ignore", invalid="ignore"):
             values = np.where(np.isnan(x), self._fill, x)
             for j in self._logged:
@@ -55,8 +71,8 @@ class Scorer:
         self.manifest = manifest
         self.preprocess = Preprocessor(manifest.features)
         self.model = Model(model)
-        if self.model.width is not None and self.model.width != len(manifest.features):
-            raise ScorerError(f"the model takes {self.model.width} inputs, its manifest names {len(manifest.features)}")
+        if self.model.width is not None and self.model.width != self.preprocess.width:
+            raise ScorerError(f"the model takes {self.model.width} inputs, its manifest names {self.preprocess.width}")
 
     @classmethod
     def load(cls, folder: Path) -> "Scorer":
@@ -66,9 +82,14 @@ class Scorer:
             raise ManifestError(f"the manifest of {folder} has no sha256 of {MODEL}; release the version again")
         return cls(manifest, (folder / MODEL).read_bytes())
 
-    def score(self, x: Floats) -> Floats:
-        """Probability of class 1 of raw values [n, k], NaN where missing; bit-identical in any batch and order."""
-        return self.model.scores(self.preprocess(x))
+    def score(self, x: Raw) -> Floats:
+        """Probability of class 1 of raw values [n, k]; bit-identical in any batch and order."""
+        return self.model.scores(self.inputs(x))
+
+    def inputs(self, x: Raw) -> Inputs:
+        """The model's inputs of raw values [n, k]."""
+        categories = self.preprocess.categories
+        return self.preprocess(categories.coded(x) if categories.columns else x)
 
     def score_inputs(self, z: Inputs) -> Floats:
         """Probability of class 1 of what `preprocess` gave."""

@@ -4,17 +4,19 @@ Only what is sure to be right is taken: what does not fit a service's row exactl
 refuses it in its own words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache, reduce
 from operator import or_
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import AwareDatetime, BaseModel, Strict
 from pydantic.fields import FieldInfo
+
+from bentos.runtime.scoring.manifest import Manifest
 
 FEATURES = "features"
 ENCODER = msgspec.json.Encoder()
@@ -35,10 +37,25 @@ class Row(msgspec.Struct, gc=False):
         return name in self.__struct_fields__
 
 
-class Values(msgspec.Struct, gc=False):
-    """A row's features, each a finite float or None, in the order of `names`."""
+class Order(NamedTuple):
+    """The features that releases expect, in order, and which of them are texts; none if releases differ."""
 
-    names: ClassVar[tuple[str, ...]] = ()
+    names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+
+def order(manifest: Manifest) -> Order:
+    """What one release expects."""
+    return Order(tuple(manifest.names), manifest.categorical)
+
+
+class Values(msgspec.Struct, gc=False):
+    """A row's features in their order, each a finite float, or a text where it is one, or None."""
+
+    order: ClassVar[Order] = Order()
+
+
+ANY = Order()
 
 
 class Unfit(TypeError):
@@ -46,13 +63,13 @@ class Unfit(TypeError):
 
 
 class Wire:
-    """Decodes the bodies of one route for releases whose features have these names; any names if there are none.
+    """Decodes the bodies of one route for releases that expect these features; any names if there are none.
 
     `single` allows for one row beside a list of rows. Unfit if the model asks for more than types and bounds.
     """
 
-    def __init__(self, model: type[BaseModel], names: Sequence[str] = (), *, single: bool = True) -> None:
-        row: Any = _row_type(model, tuple(names))
+    def __init__(self, model: type[BaseModel], order: Order = ANY, *, single: bool = True) -> None:
+        row: Any = _row_type(model, order)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row | list[row] if single else list[row])
 
     def decode(self, body: bytes) -> Any:
@@ -63,32 +80,34 @@ class Wire:
             return None
 
 
-def assembled(entity: str, keys: Sequence[Any], names: Sequence[str], values: Sequence[Sequence[Any]]) -> list[Row]:
-    """Rows from keys and, if there are names, the features of each in their order."""
+def assembled(
+    entity: str, keys: Sequence[Any], order: Order = ANY, values: Iterable[Sequence[Any]] | None = None
+) -> list[Row]:
+    """Rows from keys and, if there are values, the features of each in their order."""
     made = _bare_type(entity)
-    if not names:
+    if values is None:
         return list(map(made, keys))
-    kind = values_type(tuple(names))
+    kind = values_type(order)
     return list(map(made, keys, [kind(*row) for row in values]))
 
 
-def encoded(names: tuple[str, ...], columns: Sequence[Sequence[float]]) -> list[bytes]:
-    """The JSON object of each row's features from their columns in the order of the names; NaN becomes null."""
-    lines: list[bytes] = ENCODER.encode_lines(list(map(values_type(names), *columns))).split(b"\n")
+def encoded(order: Order, columns: Sequence[Sequence[Any]]) -> list[bytes]:
+    """The JSON object of each row's features from their columns in order; NaN becomes null."""
+    lines: list[bytes] = ENCODER.encode_lines(list(map(values_type(order), *columns))).split(b"\n")
     return lines[:-1]
 
 
 @cache
-def values_type(names: tuple[str, ...]) -> Any:
-    """The Values of these names; Unfit if JSON keys cannot have one of them."""
-    fields = [(f"v{j}", float | None) for j in range(len(names))]
-    rename = {f"v{j}": name for j, name in enumerate(names)}
+def values_type(order: Order) -> Any:
+    """The Values of these features; Unfit if JSON keys cannot have one of their names."""
+    fields = [(f"v{j}", (str if name in order.texts else float) | None) for j, name in enumerate(order.names)]
+    rename = {f"v{j}": name for j, name in enumerate(order.names)}
     try:
         return msgspec.defstruct(
             "Values",
             fields,
             bases=(Values,),
-            namespace={"names": names},
+            namespace={"order": order},
             rename=rename,
             forbid_unknown_fields=True,
             gc=False,
@@ -102,7 +121,7 @@ def _bare_type(entity: str) -> Any:
     return msgspec.defstruct("Row", [(entity, Any), (FEATURES, Any, None)], bases=(Row,), gc=False)
 
 
-def _row_type(model: type[BaseModel], names: tuple[str, ...]) -> Any:
+def _row_type(model: type[BaseModel], order: Order) -> Any:
     decorators = model.__pydantic_decorators__
     if decorators.field_validators or decorators.model_validators or decorators.validators:
         raise Unfit(f"{model.__name__} has validators of its own")
@@ -111,7 +130,11 @@ def _row_type(model: type[BaseModel], names: tuple[str, ...]) -> Any:
     for name, info in model.model_fields.items():
         if info.alias or info.default_factory or not (info.is_required() or info.default is None):
             raise Unfit(f"{model.__name__}.{name} has an alias or a default")
-        kind = values_type(names) | None if name == FEATURES and names else _kind(hints[name])
+        kind = _kind(hints[name])
+        if name == FEATURES and order.names:
+            if order.texts and str not in _of_values(kind):
+                raise Unfit(f"{model.__name__}.{FEATURES} takes no texts")
+            kind = values_type(order) | None
         fields.append((name, kind) if info.is_required() else (name, kind, None))
     fields.sort(key=len)  # those without a default first
     return msgspec.defstruct("Row", fields, bases=(Row,), forbid_unknown_fields=True, gc=False)
@@ -131,6 +154,11 @@ def _kind(hint: Any) -> Any:
     if origin is dict and parts[0] is str:
         return dict[str, _kind(parts[1])]  # type: ignore[misc]
     raise Unfit(f"{hint!r} has no counterpart")
+
+
+def _of_values(kind: Any) -> tuple[Any, ...]:
+    """The types of the values of an optional dict."""
+    return next((get_args(get_args(part)[1]) for part in get_args(kind) if get_origin(part) is dict), ())
 
 
 def _bounded(hint: Any, metadata: Sequence[Any]) -> Any:

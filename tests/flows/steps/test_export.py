@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.scorer import Scorer
-from flows.steps import export, search
+from flows.steps import export, probes, search
 from flows.usecases import churn
 
 NAMES = ("buys", "amount", "age", "recency")
@@ -65,7 +65,7 @@ def exported(name: str) -> tuple[Pipeline, Scorer]:
 def test_the_exported_model_scores_as_the_fitted_one(name: str) -> None:
     """On new rows, rows with gaps, a row of nothing, and rows far outside: at most 1e-5 apart, for every estimator."""
     fitted, scorer = exported(name)
-    probe = export.with_gaps(rows(2_000, seed=9)[0], 3)
+    probe = probes.with_gaps(rows(2_000, seed=9)[0], 3)
     scores = scorer.score(probe)
     assert export.parity(fitted, probe, scores) <= 1e-5
     assert ((scores >= 0) & (scores <= 1)).all()
@@ -101,14 +101,14 @@ def test_preprocessing_is_the_fitted_imputer_and_scaler() -> None:
 def test_gaps_and_extremes_are_probed() -> None:
     """Beside the rows: the rows with gaps, a row of nothing, lowest, highest, far above and far below."""
     x, _ = rows(100, seed=4)
-    probe = export.with_gaps(x, 1, share=0.3)
+    probe = probes.with_gaps(x, 1, share=0.3)
     assert len(probe) == 2 * len(x) + 5
     np.testing.assert_array_equal(probe[:100], x)
     holes = np.isnan(probe[100:200]) & ~np.isnan(x)
     assert 0.2 < holes.mean() < 0.4
     assert np.isnan(probe[200]).all()
     np.testing.assert_array_equal(probe[203], probe[202] * 1_000)
-    np.testing.assert_array_equal(export.with_gaps(x, 1, share=0.3), probe)
+    np.testing.assert_array_equal(probes.with_gaps(x, 1, share=0.3), probe)
 
 
 def test_parity_sees_a_difference() -> None:
@@ -127,5 +127,5 @@ def test_a_column_that_is_always_missing_is_exported_and_probed() -> None:
     fitted = search.pipeline(CASE, NAMES, "logistic_regression", {"C": 1.0}).fit(x, y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        probe = export.with_gaps(x, 1)
+        probe = probes.with_gaps(x, 1)
     assert np.isfinite(fitted.predict_proba(probe)).all()
