@@ -218,7 +218,11 @@ def _answer(facts: Mapping[str, Any]) -> tuple[Block, ...]:
             )
         ),
         Table(
-            ("Feature", "Value"), tuple((k, "missing" if v is None else f"{v:.4g}") for k, v in e["features"].items())
+            ("Feature", "Value"),
+            tuple(
+                (k, "missing" if v is None else v if isinstance(v, str) else f"{v:.4g}")
+                for k, v in e["features"].items()
+            ),
         ),
         Facts((("Answers in the journal", facts["journal"]), ("Segments", facts["segments"]))),
     )

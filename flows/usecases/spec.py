@@ -182,7 +182,8 @@ class UseCase:
     event is a row at its own time, labelled by the event's column `label`, which is known `horizon_days` later; models
     are trained on `train_days` of rows and tested on the `test_days` of rows whose labels matured last.
 
-    `request` are inputs that a row brings itself. The threshold is the most accurate one, or the one that costs least
+    A feature is a number, or a category where its field in Feast is a String: that type alone decides. `request` are
+    numbers that a row brings itself. The threshold is the most accurate one, or the one that costs least
     by `costs`; `risks` rise, and there is one threshold between each two.
     `clock` is "wall", or "data" for a finished log, whose now is the day up to which it has been prepared.
     `stale` says what happens to an answer whose features are missing or older than their ttl: `reject` it, fill in
