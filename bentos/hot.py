@@ -25,7 +25,7 @@ from bentos.limits import Limits, bounds, once
 from bentos.protocols import Beside, Protocols, shape_of
 from bentos.protocols.arrow import STREAM
 from bentos.protocols.columns import Keys
-from bentos.protocols.documents import documented
+from bentos.protocols.documents import documented, own
 from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Overloaded
@@ -34,6 +34,7 @@ from bentos.runtime.scoring.wire import ANY, Order, Unfit, Wire
 
 current_service = bentoml.get_current_service  # once: the package looks every name up anew
 JSON = (b"content-type", b"application/json")
+BODY = f"JSON in UTF-8, at most {MAX_ROWS:,} rows. Of a name that stands twice in an object the last one counts."
 ARROW = STREAM.encode()
 
 
@@ -60,7 +61,7 @@ class HotService(Service[Any]):
 
     def _answering(self, bento: Any, prefix: str, routes: dict[str, str]) -> ASGIApp:
         """BentoML's app behind the faster routes; what is no prediction is an admin route."""
-        app: ASGIApp = Admin(bento, [route for name, route in routes.items() if not name.startswith("predict")])
+        app: ASGIApp = Admin(bento, [route for name, route in routes.items() if not is_prediction(name)])
         others = [m for m, _ in self.middlewares if not getattr(m, "sees_no_predictions", False)]
         aside = bool(others) or BentoMLContainer.http.cors.enabled.get()
         if self._row is not None:
@@ -76,6 +77,11 @@ class HotService(Service[Any]):
     def openapi_spec(self) -> OpenAPISpecification:
         """BentoML's document, with the other protocols' routes."""
         spec = super().openapi_spec
+        for name, api in self.apis.items():
+            if (operation := spec.paths[api.route].post if api.route in spec.paths else None) is None:
+                continue
+            operation["responses"].update(own(admin=not is_prediction(name)))
+            operation["description"] = f"{operation.get('description', '')}\n\n{BODY}".strip()
         if self._row is not None:
             paths = documented(self.name, self.entity)
             spec.paths.update({path: PathItem(**operations) for path, operations in paths.items()})
@@ -89,6 +95,11 @@ class HotService(Service[Any]):
     def _row(self) -> type[BaseModel] | None:
         """The model of a row, None if /predict takes something else; the other protocols need rows."""
         return getattr(self.apis["predict"].input_spec, "row", None) if self.entity else None
+
+
+def is_prediction(name: str) -> bool:
+    """Whether an API of a service answers rows; every other one is taken to change something, and needs the token."""
+    return name.startswith("predict")
 
 
 class Hot:

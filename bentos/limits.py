@@ -77,22 +77,16 @@ class Limits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
         held = 0
         try:
-            if (size := int(headers.get(b"content-length", 0))) > self._size:
-                raise self._too_large(f"{size} bytes")
-            message = await arrived(receive, self._bounds.pause_s)
-            if message.get("more_body"):
-                message, held = await self._whole(message, receive)
+            message, held = await self._read(scope, receive)
             if message["type"] == "http.disconnect":
                 await send({"type": "http.response.start", "status": 400, "headers": []})  # nobody reads it
                 await send({"type": "http.response.body"})
                 return
-            if len(body := message.get("body", b"")) > self._size:
-                raise self._too_large(f"{len(body)} bytes")
-            self._readable(scope, headers, body)
+            self._readable(scope, message["body"])
         except (Refused, TimeoutError) as error:
+            self._held -= held
             refused = error if isinstance(error, Refused) else self._too_slow()
             await self._refuse(refused, scope, receive, send)
             return
@@ -100,6 +94,18 @@ class Limits:
             await self.app(scope, once(message, receive), send)
         finally:
             self._held -= held
+
+    async def _read(self, scope: Scope, receive: Receive) -> tuple[Message, int]:
+        """The body in one message, or the client's leaving, and how many bytes count as held."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > self._size:
+                raise self._too_large(f"{int(value)} bytes")
+        message = await arrived(receive, self._bounds.pause_s)
+        if message.get("more_body"):
+            return await self._whole(message, receive)
+        if len(body := message.get("body", b"")) > self._size:
+            raise self._too_large(f"{len(body)} bytes")
+        return (message if "body" in message else {**message, "body": b""}), 0
 
     async def _whole(self, message: Message, receive: Receive) -> tuple[Message, int]:
         """The body's pieces as one message, and how many bytes of it count as held."""
@@ -125,8 +131,9 @@ class Limits:
             return message, 0
         return {"type": "http.request", "body": bytes(body), "more_body": False}, len(body)
 
-    def _readable(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> None:
+    def _readable(self, scope: Scope, body: bytes) -> None:
         """Refused if the body is in a form that the path does not take, or would be too large once it is decoded."""
+        headers = dict(scope["headers"])
         if b"content-encoding" in headers and headers[b"content-encoding"].strip().lower() not in (b"", b"identity"):
             raise Refused(415, "a content encoding is not supported; send the body as it is")
         if (others := self._forms.get(scope["path"])) is None or scope["method"] != "POST":

@@ -6,6 +6,18 @@ OBJECT = {"type": "object"}
 TEXT = {"type": "string"}
 ERROR = {"type": "object", "properties": {"error": TEXT}}
 MLFLOW_ERROR = {"type": "object", "properties": {"error_code": TEXT, "message": TEXT}}
+LIMITS = {
+    408: "The body does not arrive in time",
+    413: "The body is too large",
+    415: "The body is of another media type, charset or encoding",
+    503: "Nothing can answer now; Retry-After says when to come back",
+}
+ADMIN = {202: "Begun", 401: "Without the admin token"}
+ROWS = {
+    207: "Some rows of a list are answered",
+    409: "Stored features are too old",
+    422: "A value that the model cannot take",
+}
 VERSION = "/versions/{version}"
 PLACE = {"name": "version", "in": "path", "required": True, "schema": TEXT}
 
@@ -46,6 +58,15 @@ def documented(name: str, entity: str) -> dict[str, dict[str, Any]]:
     return paths
 
 
+def own(*, admin: bool) -> dict[int, Any]:
+    """The statuses of a service's own route beside those that BentoML documents."""
+    answers = ADMIN if admin else ROWS
+    return {
+        status: {"description": text, "content": {"application/json": {"schema": {}}}}
+        for status, text in {**answers, **LIMITS}.items()
+    }
+
+
 def _get(summary: str, answers: dict[int, Any] | None = None, **more: Any) -> dict[str, Any]:
     found = {str(status): {"description": summary} for status in answers or (200, 404, 503)}
     return {"get": {"summary": summary, "tags": ["Protocols"], "responses": found, **more}}
@@ -64,7 +85,7 @@ def _post(
         for kind, example in bodies.items()
     }
     answers = {200: ("application/json", OBJECT)} | (answers or {})
-    for status in (400, 404, 415, 500, 503):
+    for status in (400, 404, 408, 413, 415, 500, 503):
         answers.setdefault(status, ("application/json", error))
     responses = {
         str(status): {"description": summary if status == 200 else "Refused", "content": {kind: {"schema": schema}}}
