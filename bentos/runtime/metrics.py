@@ -39,6 +39,7 @@ class Metrics:
     arm_rows: Counter
     arm_seconds: Histogram
     shadow_rows: Counter
+    lookups: Counter
 
 
 @cache
@@ -72,6 +73,7 @@ def metrics() -> Metrics:
             buckets=SECONDS,
         ),
         Counter("bentoflow_shadow_rows", "Rows for a shadow by what became of them", ["use_case", "arm", "outcome"]),
+        Counter("bentoflow_feature_lookups", "Rows looked up in the feature cache", ["use_case", "entity", "outcome"]),
     )
 
 
@@ -110,6 +112,7 @@ class Pending:
     arm_rows: Counts[tuple[str, str, str, str]] = field(default_factory=Counts)
     arm_seconds: dict[tuple[str, str, str], Tally] = field(default_factory=dict)
     shadow_rows: Counts[tuple[str, str, str]] = field(default_factory=Counts)
+    lookups: Counts[tuple[str, str, str]] = field(default_factory=Counts)
 
 
 _pending = Pending()
@@ -168,6 +171,14 @@ def count_shadow(use_case: str, arm: str, outcome: str, rows: int) -> None:
         _pending.shadow_rows[use_case, arm, outcome] += rows
 
 
+def count_lookups(use_case: str, entity: str, *, hits: int, misses: int) -> None:
+    """Count rows whose entity's features were, or were not, in the feature cache."""
+    with _lock:
+        for outcome, rows in (("hit", hits), ("miss", misses)):
+            if rows:
+                _pending.lookups[use_case, entity, outcome] += rows
+
+
 def export() -> None:
     """Move what was counted to Prometheus."""
     global _pending
@@ -188,6 +199,8 @@ def export() -> None:
         tally.export(m.arm_seconds.labels(*part))
     for shadow, count in counted.shadow_rows.items():
         m.shadow_rows.labels(*shadow).inc(count)
+    for lookup, count in counted.lookups.items():
+        m.lookups.labels(*lookup).inc(count)
     for histogram, tallies in ((m.seconds, counted.seconds), (m.rows, counted.rows)):
         for use_case, tally in tallies.items():
             tally.export(histogram.labels(use_case))

@@ -113,8 +113,15 @@ class FeatureReader:
         """What is known about each entity, in one call, at `now` or at each row's own time in epoch seconds."""
         if not len(ids):
             return dated(np.empty((0, len(self.names))), np.empty((len(self.views), 0), np.int64), self.views, now)
+        return self.rows(self.vectors(ids), now)
+
+    def vectors(self, ids: Sequence[Any]) -> npt.NDArray[np.float64]:
+        """What the store holds on each entity, of any age [n, width]: the service's values, then their event times."""
         with self._lock:
-            vectors = self._vectors(ids)
+            return self._vectors(ids)
+
+    def rows(self, vectors: npt.NDArray[np.float64], now: datetime | npt.NDArray[np.float64]) -> FeatureRows:
+        """What of such vectors counts at `now`, or at each row's own time."""
         times = np.ascontiguousarray(vectors[:, self._times].T).astype(np.int64)
         return dated(np.ascontiguousarray(vectors[:, self._columns]), times, self.views, now)
 

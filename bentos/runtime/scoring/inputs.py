@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from bentos.runtime.answers import RowError
-from bentos.runtime.features.online import FeatureReader
+from bentos.runtime.features.cache import EntityReader
 from bentos.runtime.features.rows import FeatureRows
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.model import Inputs
@@ -49,7 +49,7 @@ class Gathered:
 class Gatherer:
     """Turns rows into inputs for one release."""
 
-    def __init__(self, manifest: Manifest, reader: FeatureReader, preprocess: Preprocessor) -> None:
+    def __init__(self, manifest: Manifest, reader: EntityReader, preprocess: Preprocessor) -> None:
         self.manifest, self.reader, self.preprocess = manifest, reader, preprocess
         self.names = manifest.names
         pick = itemgetter(*self.names)
