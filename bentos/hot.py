@@ -19,6 +19,7 @@ from bentoml._internal.service.openapi.specification import MediaType, OpenAPISp
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bentos import drain
 from bentos.protocols import Beside, Protocols
 from bentos.protocols.arrow import STREAM
 from bentos.protocols.columns import Keys
@@ -84,6 +85,8 @@ class HotRoute:
         if scope["type"] != "http" or scope["path"] != self.path or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
+        if drain.begun():
+            send = drain.closing(send)
         started = time.perf_counter()
         headers = dict(reversed(scope["headers"]))  # the first of several counts, as in starlette
         message = await receive()

@@ -7,12 +7,14 @@ scrape are at most that old. Nothing is counted twice, nor lost but by SIGKILL.
 
 from __future__ import annotations
 
+import os
 import threading
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bentos.runtime.answers import Answer, RowError
@@ -75,6 +77,17 @@ def metrics() -> Metrics:
         Counter("bentoflow_shadow_rows", "Rows for a shadow by what became of them", ["use_case", "arm", "outcome"]),
         Counter("bentoflow_feature_lookups", "Rows looked up in the feature cache", ["use_case", "entity", "outcome"]),
     )
+
+
+def forget_dead() -> None:
+    """Remove the gauges of workers that were killed: what they said last is not so any more. Counters stay."""
+    for path in Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", os.devnull)).glob("gauge_live*_*.db"):
+        try:
+            os.kill(int(path.stem.rpartition("_")[2]), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)  # another worker that starts may be faster
+        except PermissionError:  # alive, and somebody else's
+            continue
 
 
 class Tally:

@@ -81,6 +81,7 @@ class Predictor:
     async def start(self) -> None:
         """Load the rollout's releases and begin to answer; without a release the service runs and says so."""
         metrics.metrics()
+        metrics.forget_dead()
         await asyncio.to_thread(self.watcher.start)
         self._batcher.start()
         self._exports = asyncio.get_running_loop().create_task(self._export())
