@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bentos import drain
 from bentos.hot import HotService, compose, refuse
 from bentos.runtime import metrics
 from bentos.runtime.answers import RowError
@@ -25,9 +26,18 @@ from bentos.runtime.scoring.inputs import MAX_ROWS
 
 MAX_VALUES = 10_000  # of one row
 
+
+def workers() -> int:
+    """Processes that answer, by `BENTOFLOW_WORKERS` (default 1); ValueError for what is no number of them."""
+    text = os.environ.get("BENTOFLOW_WORKERS", "").strip()
+    if not text.isdecimal() and text:
+        raise ValueError(f"BENTOFLOW_WORKERS is {text!r:.40}; give a whole number, such as that of your cores")
+    return int(text or 1) or 1
+
+
 SERVICE: dict[str, Any] = {
     "service_class": HotService,
-    "workers": int(os.environ.get("BENTOFLOW_WORKERS", "").strip() or 1),
+    "workers": workers(),
     "threads": 8,
     "traffic": {"timeout": 30},
     "logging": {"access": {"enabled": False}},  # the journal has every answer; the access log halves the throughput
@@ -134,6 +144,7 @@ def open_predictor(use_case: str) -> Predictor:
 
 async def start(predictor: Predictor) -> None:
     """Start a service's predictor, and keep the collector and uvicorn from working on every request."""
+    drain.install()
     await predictor.start()
     access = logging.getLogger("uvicorn.access")
     if not access.isEnabledFor(logging.INFO):  # as BentoML sets it; uvicorn still composes each line if it has handlers
@@ -187,6 +198,8 @@ class Probes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path") if scope["type"] == "http" else None
+        if drain.begun():
+            send = drain.closing(send)
         if path == "/metrics":
             metrics.export()
         if path not in ("/health", "/readyz") or scope["method"] not in ("GET", "HEAD"):

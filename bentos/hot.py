@@ -20,6 +20,7 @@ from bentoml._internal.service.openapi.specification import MediaType, OpenAPISp
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bentos import drain
 from bentos.admin import Admin
 from bentos.limits import Limits, bounds, once
 from bentos.protocols import Beside, Protocols, shape_of
@@ -139,6 +140,8 @@ class HotRoutes:
         if hot is None or (service := current_service()) is None:
             await self.app(scope, receive, send)
             return
+        if drain.begun():
+            send = drain.closing(send)
         started = time.perf_counter()
         headers = dict(reversed(scope["headers"]))  # the first of several counts, as in starlette
         message = await receive()  # whole, since the limits read it

@@ -102,6 +102,20 @@ def rollback(use_case: UseCase = "churn", reason: Reason = "manual") -> None:
     show(run(use_case, reason))
 
 
+@app.command()
+def shadow(
+    use_case: UseCase = "churn",
+    version: Annotated[str | None, typer.Option(help="default: the challenger")] = None,
+    off: Annotated[bool, typer.Option("--off", help="take the shadow off")] = False,
+    arm: Annotated[str, typer.Option(help="shadow-<name> for a second one")] = "shadow",
+    reason: Reason = "manual",
+) -> None:
+    """Let a promoted version score what is answered, journalled apart and answering nobody; or take it off."""
+    from flows.shadow import shadow as run
+
+    show(run(use_case, version, off, arm, reason))
+
+
 @app.command("check-drift")
 def check_drift(use_case: UseCase = "churn", since: AsOf = None, until: AsOf = None) -> None:
     """Compare the champion's answers of a window with its reference; report, and event on drift."""

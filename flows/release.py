@@ -46,8 +46,8 @@ def settle(home: Path, use_case: str) -> str | None:
         return transaction.recover(home, use_case) if alone else None
 
 
-def releasable(use_case: str, number: str | None) -> registry.Version:
-    """The version to release; GateError unless its gates said PROMOTE, against the champion that is still in charge."""
+def promoted(use_case: str, number: str | None) -> registry.Version:
+    """The version of that number, else the challenger; GateError unless its gates said PROMOTE, and not of a drill."""
     version = registry.get(use_case, number) if number else registry.by_alias(use_case, "challenger")
     if version is None:
         raise ReleaseError(f"{use_case} has no challenger: run `bentoflow train`, or name a version to release")
@@ -61,6 +61,12 @@ def releasable(use_case: str, number: str | None) -> registry.Version:
         raise GateError(
             f"version {version.number} of {use_case} was trained with a planted fault (a drill): never released"
         )
+    return version
+
+
+def releasable(use_case: str, number: str | None) -> registry.Version:
+    """The version to release; GateError unless its gates said PROMOTE, against the champion that is still in charge."""
+    version = promoted(use_case, number)
     champion = registry.by_alias(use_case, "champion")
     against = version.tags.get("judged_against", "")
     if champion is not None and champion.number not in {against, version.number}:

@@ -11,7 +11,12 @@ from flows.environment import ROOT
 
 
 class Settings(BaseSettings):
-    """Every variable is prefixed BENTOFLOW_, for example BENTOFLOW_HOME."""
+    """Every variable is prefixed BENTOFLOW_, for example BENTOFLOW_HOME.
+
+    A service reads variables of its own: BENTOFLOW_USE_CASE, BENTOFLOW_WORKERS (processes, 1), BENTOFLOW_ONLINE_STORE
+    (redis://…, else SQLite) and BENTOFLOW_FEATURE_CACHE_S (seconds that features read from the online store are kept in
+    the process, 0: off; for Redis above all, see bentos/runtime/features/cache.py).
+    """
 
     model_config = SettingsConfigDict(env_prefix="BENTOFLOW_", frozen=True)
 

@@ -29,7 +29,7 @@ def status(chosen: Settings, use_case: str) -> dict[str, Any]:
         else f"version {champion.number}, {since['action']} at {since['at'][:10]} ({since['reason']}), "
         f"release {since['release']}",
         "aliases": registry.aliases(use_case),
-        "rollout": _arms(home, use_case),
+        "rollout": _arms(home, use_case, local.health(service.url) if service else None),
         "under way": None
         if pending is None
         else f"{pending.action} {pending.release}: run `bentoflow release` to settle it",
@@ -43,8 +43,22 @@ def _is_verdict(line: dict[str, Any]) -> bool:
     return str(line["action"]).startswith(("trained", "drift"))
 
 
-def _arms(home: Path, use_case: str) -> dict[str, str]:
+def _arms(home: Path, use_case: str, health: dict[str, Any] | None) -> dict[str, str]:
+    """Each arm's release, its share where there is a canary, and what a running service makes of it."""
     found = rollout.read(rollout.rollout_path(home, use_case))
     if found is None:
         return {}
-    return {a.name: f"{a.release} ({a.weight:.0%})" if found.canaries else a.release for a in found.arms}
+    return {
+        arm.name: arm.release
+        + (f" ({arm.weight:.0%})" if found.canaries else "")
+        + (f", {_state(arm, health)}" if health is not None else "")
+        for arm in found.arms
+    }
+
+
+def _state(arm: rollout.Arm, health: dict[str, Any]) -> str:
+    """What a service makes of an arm: answers, scoring, or why it does neither."""
+    served = health.get("arms", {}).get(arm.name, {})
+    if served.get("release") != arm.release:
+        return f"not loaded ({health.get('problem') or 'no answer yet'})"
+    return str(served.get("state", "waits to be named" if arm.kind == rollout.CHALLENGER else "answers"))

@@ -7,6 +7,7 @@ scrape are at most that old. Nothing is counted twice, nor lost but by SIGKILL.
 
 from __future__ import annotations
 
+import os
 import threading
 from bisect import bisect_left
 from collections import Counter as Counts
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bentos.runtime.answers import Answer, RowError
@@ -41,6 +43,7 @@ class Metrics:
     arm_rows: Counter
     arm_seconds: Histogram
     shadow_rows: Counter
+    lookups: Counter
 
 
 @cache
@@ -74,7 +77,19 @@ def metrics() -> Metrics:
             buckets=SECONDS,
         ),
         Counter("bentoflow_shadow_rows", "Rows for a shadow by what became of them", ["use_case", "arm", "outcome"]),
+        Counter("bentoflow_feature_lookups", "Rows looked up in the feature cache", ["use_case", "entity", "outcome"]),
     )
+
+
+def forget_dead() -> None:
+    """Remove the gauges of workers that were killed: what they said last is not so any more. Counters stay."""
+    for path in Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", os.devnull)).glob("gauge_live*_*.db"):
+        try:
+            os.kill(int(path.stem.rpartition("_")[2]), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)  # another worker that starts may be faster
+        except PermissionError:  # alive, and somebody else's
+            continue
 
 
 class Tally:
@@ -112,6 +127,7 @@ class Pending:
     arm_rows: Counts[tuple[str, str, str, str]] = field(default_factory=Counts)
     arm_seconds: dict[tuple[str, str, str], Tally] = field(default_factory=dict)
     shadow_rows: Counts[tuple[str, str, str]] = field(default_factory=Counts)
+    lookups: Counts[tuple[str, str, str]] = field(default_factory=Counts)
 
 
 _pending = Pending()
@@ -170,6 +186,14 @@ def count_shadow(use_case: str, arm: str, outcome: str, rows: int) -> None:
         _pending.shadow_rows[use_case, arm, outcome] += rows
 
 
+def count_lookups(use_case: str, entity: str, *, hits: int, misses: int) -> None:
+    """Count rows whose entity's features were, or were not, in the feature cache."""
+    with _lock:
+        for outcome, rows in (("hit", hits), ("miss", misses)):
+            if rows:
+                _pending.lookups[use_case, entity, outcome] += rows
+
+
 def export() -> None:
     """Move what was counted to Prometheus."""
     global _pending
@@ -190,6 +214,8 @@ def export() -> None:
         tally.export(m.arm_seconds.labels(*part))
     for shadow, count in counted.shadow_rows.items():
         m.shadow_rows.labels(*shadow).inc(count)
+    for lookup, count in counted.lookups.items():
+        m.lookups.labels(*lookup).inc(count)
     for histogram, tallies in ((m.seconds, counted.seconds), (m.rows, counted.rows)):
         for use_case, tally in tallies.items():
             tally.export(histogram.labels(use_case))

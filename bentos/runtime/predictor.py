@@ -12,7 +12,8 @@ from typing import Any
 from bentos.runtime import clock, metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Batcher, Overloaded
-from bentos.runtime.features.joined import Reader, open_reader
+from bentos.runtime.features.cache import figures
+from bentos.runtime.features.joined import Reader, caches, open_reader
 from bentos.runtime.features.online import warm
 from bentos.runtime.journal import Journal, JournalError
 from bentos.runtime.rollouts.arms import UNEXPECTED, Arms, described, placed
@@ -82,6 +83,7 @@ class Predictor:
     async def start(self) -> None:
         """Load the rollout's releases and begin to answer; without a release the service runs and says so."""
         metrics.metrics()
+        metrics.forget_dead()
         await asyncio.to_thread(self.watcher.start)
         self._batcher.start()
         self._exports = asyncio.get_running_loop().create_task(self._export())
@@ -131,7 +133,7 @@ class Predictor:
         return False, f"no release of {self.use_case} is in charge ({self.watcher.path}); run `bentoflow release`"
 
     def health(self) -> dict[str, Any]:
-        """Version and release in charge, every arm, seconds and answers since start, what is wrong with the rollout."""
+        """Version and release in charge, every arm, time and answers since start, the cache, the rollout's problem."""
         bundle = self.watcher.bundle
         champion = None if bundle is None else bundle.arms.get(CHAMPION)
         return {
@@ -142,6 +144,7 @@ class Predictor:
             "arms": described(bundle) | self._shadows.health(),
             "uptime_s": round(time.monotonic() - self._started, 3),
             "answered": self._answered,
+            "feature_cache": figures(caches(served.reader for served in bundle.arms.values())) if bundle else None,
             "problem": self.watcher.problem,
         }
 

@@ -51,12 +51,21 @@ def write(home: Path, pending: Transaction) -> None:
     write_file(path(home, pending.use_case), json.dumps(asdict(pending), indent=1).encode())
 
 
-def arms(champion: str | None, challenger: str | None = None) -> Rollout:
-    """A rollout with a champion and perhaps a staged challenger."""
+def arms(champion: str | None, challenger: str | None = None, shadows: tuple[Arm, ...] = ()) -> Rollout:
+    """A rollout with a champion, perhaps a staged challenger, and the shadows that are not champion themselves."""
     found = [Arm("champion", champion, 1.0)] if champion else []
     if challenger and challenger != champion:
         found.append(Arm("challenger", challenger, 0.0))
-    return Rollout(tuple(found))
+    return Rollout((*found, *(arm for arm in shadows if arm.release != champion)))
+
+
+def shadows(home: Path, use_case: str) -> tuple[Arm, ...]:
+    """The shadows that are on, which every change of champion keeps; none if the file cannot be read."""
+    try:
+        now = rollout.read(rollout.rollout_path(home, use_case))
+    except rollout.RolloutError:  # what is written next replaces it
+        return ()
+    return tuple(arm for arm in now.arms if arm.kind == rollout.SHADOW) if now else ()
 
 
 def champion_release(home: Path, use_case: str) -> str | None:
@@ -67,7 +76,8 @@ def champion_release(home: Path, use_case: str) -> str | None:
 
 def stage(home: Path, pending: Transaction) -> None:
     """Put the release beside the champion: it answers only who asks for it."""
-    rollout.write(rollout.rollout_path(home, pending.use_case), arms(pending.champion_before, pending.release))
+    beside = shadows(home, pending.use_case)
+    rollout.write(rollout.rollout_path(home, pending.use_case), arms(pending.champion_before, pending.release, beside))
 
 
 def share(home: Path, pending: Transaction, weight: float) -> None:
@@ -75,7 +85,8 @@ def share(home: Path, pending: Transaction, weight: float) -> None:
     if pending.champion_before is None:
         raise ReleaseError(f"{pending.release} has no champion beside it that could answer the rest")
     both = (Arm(rollout.CHAMPION, pending.champion_before, 1 - weight), Arm(rollout.CANARY, pending.release, weight))
-    rollout.write(rollout.rollout_path(home, pending.use_case), Rollout(both, salt=pending.id))
+    beside = shadows(home, pending.use_case)
+    rollout.write(rollout.rollout_path(home, pending.use_case), Rollout((*both, *beside), salt=pending.id))
 
 
 def commit(home: Path, pending: Transaction) -> Transaction:
@@ -87,7 +98,8 @@ def commit(home: Path, pending: Transaction) -> Transaction:
 
 def switch(home: Path, pending: Transaction) -> None:
     """All requests to the release."""
-    rollout.write(rollout.rollout_path(home, pending.use_case), arms(pending.release))
+    beside = shadows(home, pending.use_case)
+    rollout.write(rollout.rollout_path(home, pending.use_case), arms(pending.release, shadows=beside))
 
 
 def record(home: Path, pending: Transaction) -> None:
@@ -117,7 +129,7 @@ def revert(home: Path, pending: Transaction, why: str) -> None:
     if pending.champion_before is None:
         file.unlink(missing_ok=True)
     else:
-        rollout.write(file, arms(pending.champion_before))
+        rollout.write(file, arms(pending.champion_before, shadows=shadows(home, pending.use_case)))
     registry.set_aliases(pending.use_case, pending.aliases_before)
     lines = history.read(home, pending.use_case)
     if any(line.get("transaction") == pending.id for line in lines):

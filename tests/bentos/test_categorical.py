@@ -18,6 +18,7 @@ from bentos.protocols.columns import Layout, Refused
 from bentos.runtime import clock, journal
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.features import online
+from bentos.runtime.features.cache import CachedReader
 from bentos.runtime.features.joined import open_reader
 from bentos.runtime.features.online import FeatureReader
 from bentos.runtime.features.store import OnlineError
@@ -214,12 +215,15 @@ def test_stored_texts_are_feasts_own_packed_or_not(stored: Path, release: Releas
     assert packed == len(table)
     reader._ask = lambda ids: FeatureReader._ask(reader, ids) if ids == [NOBODY] else pytest.fail("Feast was asked")  # type: ignore[method-assign]
     ours = reader.read(keys, moment)
-    np.testing.assert_array_equal(ours.values, theirs.values)
-    for name in TEXTS:
-        np.testing.assert_array_equal(ours.texts[name], theirs.texts[name])
-    kept = table["user_id"] != OLD
+    kept = CachedReader(reader, seconds=60.0, use_case="shop")
+    for found in (ours, kept.read(keys[:5], moment) and kept.read(keys, moment), kept.read(keys, moment)):
+        np.testing.assert_array_equal(found.values, theirs.values)
+        for name in TEXTS:
+            np.testing.assert_array_equal(found.texts[name], theirs.texts[name])
+    assert (kept.hits, kept.misses) == (5 + len(keys), len(keys))
+    young = table["user_id"] != OLD
     gone = age >= 60  # a day old at NOW, kept for 60 days
-    wanted = [value if known and not gone else None for value, known in zip(table["country"], kept, strict=True)]
+    wanted = [value if known and not gone else None for value, known in zip(table["country"], young, strict=True)]
     assert ours.texts["country"].tolist() == [*wanted, None]
 
 

@@ -1,6 +1,6 @@
 """Joined reads: the stored features of rows that are about one entity, or about several at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bentos.runtime.features.cache import CachedReader, EntityReader, cached
 from bentos.runtime.features.online import FeatureReader
 from bentos.runtime.features.rows import FeatureRows
 from bentos.runtime.features.store import OnlineError
@@ -18,7 +19,7 @@ from bentos.runtime.scoring.manifest import Manifest
 class JoinedReader:
     """Reads each entity's features with a reader of its own and puts them side by side."""
 
-    def __init__(self, readers: Sequence[FeatureReader], names: Sequence[str]) -> None:
+    def __init__(self, readers: Sequence[EntityReader], names: Sequence[str]) -> None:
         self.readers, self.names = tuple(readers), tuple(names)
         self._columns = [[self.names.index(name) for name in reader.names] for reader in self.readers]
 
@@ -48,7 +49,7 @@ class JoinedReader:
         return FeatureRows(values, times, found, expired, missing, ttls, texts)
 
 
-Reader = FeatureReader | JoinedReader
+Reader = EntityReader | JoinedReader
 
 
 def _oldest(times: Sequence[datetime | None]) -> datetime | None:
@@ -56,14 +57,14 @@ def _oldest(times: Sequence[datetime | None]) -> datetime | None:
 
 
 def open_reader(home: Path, manifest: Manifest, *, root: Path = ROOT) -> Reader:
-    """The reader of a release's stored features; OnlineError says what is missing."""
+    """The reader of a release's stored features, behind a cache if so set; OnlineError says what is missing."""
     service = manifest.feature_service
     if not manifest.time:
         reader = FeatureReader.open(
             home, entity=manifest.entity, feature_service=service, names=manifest.names, root=root
         )
         _same_kinds(manifest, reader)
-        return reader
+        return cached(reader, manifest.use_case)
     readers = [
         FeatureReader.open(home, entity=key, feature_service=service, names=manifest.stored, root=root)
         for key in manifest.keys
@@ -74,7 +75,13 @@ def open_reader(home: Path, manifest: Manifest, *, root: Path = ROOT) -> Reader:
             f"feature service {service!r} has {', '.join(sorted(unread))} of another entity than "
             f"{', '.join(manifest.keys)}; train again"
         )
-    return JoinedReader(readers, manifest.stored)
+    return JoinedReader([cached(reader, manifest.use_case) for reader in readers], manifest.stored)
+
+
+def caches(readers: Iterable[Reader]) -> list[CachedReader]:
+    """The caches that readers read through."""
+    parts = [part for reader in readers for part in (reader.readers if isinstance(reader, JoinedReader) else [reader])]
+    return [part for part in parts if isinstance(part, CachedReader)]
 
 
 def _same_kinds(manifest: Manifest, *readers: FeatureReader) -> None:

@@ -117,10 +117,18 @@ class FeatureReader:
         """What is known about each entity, in one call, at `now` or at each row's own time in epoch seconds."""
         if not len(ids):
             return dated(np.empty((0, len(self.names))), np.empty((len(self.views), 0), np.int64), self.views, now)
+        return self.rows(self.vectors(ids), now)
+
+    def vectors(self, ids: Sequence[Any]) -> Vectors:
+        """What the store holds on each entity, of any age: the service's values, then their event times; its texts."""
         with self._lock:
-            vectors, texts = self._vectors(ids)
-        times = np.ascontiguousarray(vectors[:, self._times].T).astype(np.int64)
-        rows = dated(np.ascontiguousarray(vectors[:, self._columns]), times, self.views, now)
+            return self._vectors(ids)
+
+    def rows(self, vectors: Vectors, now: datetime | npt.NDArray[np.float64]) -> FeatureRows:
+        """What of such vectors counts at `now`, or at each row's own time."""
+        numbers, texts = vectors
+        times = np.ascontiguousarray(numbers[:, self._times].T).astype(np.int64)
+        rows = dated(np.ascontiguousarray(numbers[:, self._columns]), times, self.views, now)
         return replace(rows, texts=self._current(rows, texts)) if self.texts else rows
 
     def _current(self, rows: FeatureRows, texts: "npt.NDArray[np.object_]") -> "dict[str, npt.NDArray[np.object_]]":

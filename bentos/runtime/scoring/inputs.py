@@ -11,7 +11,7 @@ import numpy as np
 from msgspec.structs import astuple
 
 from bentos.runtime.answers import RowError
-from bentos.runtime.features.online import FeatureReader
+from bentos.runtime.features.cache import EntityReader
 from bentos.runtime.features.rows import FeatureRows
 from bentos.runtime.scoring.categories import Texts
 from bentos.runtime.scoring.given import Given
@@ -56,7 +56,7 @@ class Gathered:
 class Gatherer:
     """Turns rows into inputs for one release."""
 
-    def __init__(self, manifest: Manifest, reader: FeatureReader, preprocess: Preprocessor) -> None:
+    def __init__(self, manifest: Manifest, reader: EntityReader, preprocess: Preprocessor) -> None:
         self.manifest, self.reader, self.preprocess = manifest, reader, preprocess
         self.names, self.categories = manifest.names, preprocess.categories
         self._given, self._order = Given(self.names, self.categories), order(manifest)
