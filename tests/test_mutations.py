@@ -101,6 +101,18 @@ MUTATIONS = (
         "tests/bentos/test_scorer.py::test_a_row_scores_the_same_bits_in_every_batch_size_and_order",
     ),
     Mutation(
+        "4 the exported trees split where the fitted ones do",
+        "flows/steps/export.py",
+        (('if not hasattr(model, "_predictors"):', "if True:"),),
+        "tests/flows/steps/test_categorical.py::test_numbers_alone_keep_parity_at_split_points",
+    ),
+    Mutation(
+        "4 a category that training never saw is no other",
+        "bentos/runtime/scoring/categories.py",
+        (("positions.get(text, NOT_FOUND)", "positions.get(text, 0)"),),
+        "tests/flows/steps/test_categorical.py::test_the_preprocessing_is_the_fitted_one",
+    ),
+    Mutation(
         "5 what is older than its ttl is missing online",
         "bentos/runtime/features/rows.py",
         (("(moment - seconds > view.ttl.total_seconds())", "(moment < seconds)"),),

@@ -1,6 +1,7 @@
 """Event rows: their own time decides what is known, several entities are read at once, a bad row fails alone."""
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from bentos.runtime.features.joined import JoinedReader
 from bentos.runtime.features.rows import FeatureRows, View, dated
 from bentos.runtime.journal import Journal, scan
 from bentos.runtime.rollouts.understudy import Understudy
+from bentos.runtime.scoring.categories import rows_to_raw
 from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.manifest import Feature, Manifest, ManifestError, parse
 from bentos.runtime.scoring.release import Release
@@ -22,7 +24,7 @@ from bentos.runtime.scoring.request import RequestFeature, matrix, outside
 from bentos.runtime.scoring.scorer import Scorer
 from bentos.runtime.scoring.wire import Wire
 
-from .conftest import NOW, fit, make_manifest
+from .conftest import NOW, fit, make_manifest, to_onnx
 
 NOON = NOW + timedelta(hours=12)
 GIVEN = {"recency": 12.0, "spend": 80.0, "hour": 3.0}
@@ -251,3 +253,48 @@ def test_a_shadow_scores_an_event_as_it_was_answered(tmp_path) -> None:
     (answer,), _ = ask(row(amount=12.0), by=by)
     assert understudy.counts == {"scored": 1, "failed": 0}
     assert (record["request_id"], record["score"], record["time"]) == ("a", answer.probability, NOON.isoformat())
+
+
+class Kinds(Stored):
+    """Stands in for an entity's online store of one text."""
+
+    def read(self, ids: Any, now: Any) -> FeatureRows:
+        """The stored texts at each row's time."""
+        words = {key: word for key, (word, _) in self.rows.items()}
+        self.rows = {key: (0.0, at) for key, (_, at) in self.rows.items()}
+        rows = super().read(ids, now)
+        self.rows = {key: (words[key], at) for key, (_, at) in self.rows.items()}
+        texts = np.array([words.get(i) for i in ids], dtype=object)
+        texts[np.isnan(rows.values[:, 0])] = None
+        return replace(rows, texts={self.names[0]: texts})
+
+
+def test_texts_of_one_of_several_entities_are_coded_answered_and_journalled():
+    """A terminal's kind beside a card's number and the row's hour: known, never seen, expired, and given."""
+    kind = Feature(name="kind", fill=0.0, mean=0.0, scale=1.0, categories=("shop", None), rest=True)
+    number = Feature(name="recency", fill=30.0, mean=40.0, scale=20.0)
+    hour = manifest().features[-1]
+    found = manifest(features=(number, kind, hour))
+    rng = np.random.default_rng(0)
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression().fit(rng.normal(size=(200, 5)), rng.integers(0, 2, 200))
+    scorer = Scorer(found, to_onnx(model, 5))
+    kinds = {1: ("shop", NOW), 2: ("never seen", NOW), 3: ("shop", NOW - timedelta(days=9))}
+    cards = Stored("recency", {CARD: (12.0, NOW)}, timedelta(days=2))
+    reader = JoinedReader((cards, Kinds("kind", kinds, timedelta(days=2))), ["recency", "kind"])  # type: ignore[arg-type]
+    by = Decider("champion", Release("v1", "1", found, scorer, reader))
+    rows = [{"card_id": CARD, "terminal_id": t, "time": NOON, "hour": 12.0} for t in (1, 2, 3, NEW)]
+    given = {"recency": 12.0, "kind": "never seen", "hour": 12.0}
+    rows.append({"card_id": CARD, "terminal_id": 1, "features": given})
+    rows.append({"card_id": CARD, "terminal_id": 1, "features": given | {"kind": 4}})
+    results, lines = by.decide(rows, [False] * len(rows), NOON)
+    assert isinstance(results[-1], RowError)
+    assert results[-1].detail == {"field": "features.kind"}
+    written = [json.loads(line)["features"] for line in lines.splitlines()]
+    assert [f["kind"] for f in written] == ["shop", "never seen", None, None, "never seen"]
+    assert [f["hour"] for f in written] == [12.0] * 5
+    expected = scorer.score(rows_to_raw(written, found)).tolist()
+    assert [r.probability for r in results if isinstance(r, Answer)] == expected
+    assert expected[1] == expected[4]
+    assert len({expected[0], expected[1], expected[2]}) == 3
