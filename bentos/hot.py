@@ -83,6 +83,7 @@ class HotService(Service[Any]):
                 continue
             operation["responses"].update(own(admin=not is_prediction(name)))
             operation["description"] = f"{operation.get('description', '')}\n\n{BODY}".strip()
+        spec.paths["/readyz"].get.responses[503] = {"description": "Why nothing can answer now"}
         if self._row is not None:
             paths = documented(self.name, self.entity)
             spec.paths.update({path: PathItem(**operations) for path, operations in paths.items()})

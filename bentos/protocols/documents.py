@@ -5,6 +5,7 @@ from typing import Any
 OBJECT = {"type": "object"}
 TEXT = {"type": "string"}
 ERROR = {"type": "object", "properties": {"error": TEXT}}
+REFUSED = {"anyOf": [{**ERROR, "required": ["error"]}, {"type": "array", "items": {"type": "object"}}]}  # or by row
 MLFLOW_ERROR = {"type": "object", "properties": {"error_code": TEXT, "message": TEXT}}
 LIMITS = {
     408: "The body does not arrive in time",
@@ -12,6 +13,7 @@ LIMITS = {
     415: "The body is of another media type, charset or encoding",
     503: "Nothing can answer now; Retry-After says when to come back",
 }
+WRONG = {400: "The body or a row is not as it must be", 404: "There is no such row or route"}
 ADMIN = {202: "Begun", 401: "Without the admin token"}
 ROWS = {
     207: "Some rows of a list are answered",
@@ -62,8 +64,8 @@ def own(*, admin: bool) -> dict[int, Any]:
     """The statuses of a service's own route beside those that BentoML documents."""
     answers = ADMIN if admin else ROWS
     return {
-        status: {"description": text, "content": {"application/json": {"schema": {}}}}
-        for status, text in {**answers, **LIMITS}.items()
+        status: {"description": text, "content": {"application/json": {"schema": {} if status < 300 else REFUSED}}}
+        for status, text in {**answers, **WRONG, **LIMITS}.items()
     }
 
 

@@ -2,17 +2,22 @@
 
 import io
 import json
+import os
 import random
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 
 import httpx
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .conftest import FRESH, GIVEN, NAMES
+from .conftest import FRESH, GIVEN, NAMES, serving
 
 ARROW = "application/vnd.apache.arrow.stream"
 PARQUET = "application/vnd.apache.parquet"
@@ -142,3 +147,111 @@ def test_five_hundred_calls_at_sixteen_connections_are_all_answered(spoken):
             statuses = list(pool.map(post, [*calls()] * 500))
     assert set(statuses) == {200}
     assert len(spoken.journalled()) == before + len(statuses)
+
+
+RANDOM = int(os.environ.get("BENTOFLOW_FUZZ_BODIES", "1000"))  # a route
+STEADY = 24 * 2**20  # how much a worker may have grown after the first fifth of them
+WORDS = (
+    b"null",
+    b"true",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"18446744073709551616",
+    b'""',
+    b"[]",
+    b"{}",
+    b"[[",
+    b'{"',
+    b",",
+    b":",
+)
+
+
+def json_bodies(use_case: str) -> dict[str, bytes]:
+    """A good body for every route of a service that takes JSON."""
+    if use_case == "fraud":
+        payment = {"card_id": 1, "terminal_id": 2, "amount": 61.5, "time": "2024-06-10T00:00:00Z"}
+        bodies = {"/predict": payment, "/predict/batch": [payment] * 2, "/retrain": {"reason": "x"}}
+    else:
+        bodies = {path: call["json"] for path, call in calls().items() if "json" in call}
+        bodies["/predict"] = [{"user_id": FRESH}, {"user_id": 5, "features": GIVEN}]
+    return {path: json.dumps(body).encode() for path, body in bodies.items()}
+
+
+def garbled(good: bytes, rng: random.Random) -> bytes:
+    """A body with some bytes changed, left out, repeated or replaced by a word of JSON; or bytes alone."""
+    if rng.random() < 0.1:
+        return rng.randbytes(rng.randrange(200))
+    body = bytearray(good)
+    for _ in range(rng.randint(1, 5)):
+        at, size = rng.randrange(len(body) + 1), rng.choice((0, 1, 1, 2, 8, 30))
+        kind = rng.randrange(4)
+        new = (b"", rng.randbytes(size), rng.choice(WORDS), bytes(body[at : at + size]) * rng.randrange(5))[kind]
+        body[at : at + (size if kind < 3 else 0)] = new
+    return bytes(body)
+
+
+def posted(connection: HTTPConnection, path: str, body: bytes, headers: dict[str, str]) -> int:
+    """The status of an answer, which must be whole."""
+    connection.request("POST", path, body, headers)
+    response = connection.getresponse()
+    assert response.read()
+    if response.status == 503:
+        assert response.getheader("retry-after")
+    return response.status
+
+
+def bombard(url: str, workers: list[psutil.Process], bodies: dict[str, bytes], kind: str) -> Counter[int]:
+    """Post garbled bodies to every route in turn: the statuses, if none is a 5xx but 503 and the memory stays."""
+    rng, statuses, sizes = random.Random(11), Counter[int](), dict[psutil.Process, int]()
+    with closing(HTTPConnection(url.removeprefix("http://"), timeout=30)) as connection:
+        for n in range(RANDOM):
+            if n == RANDOM // 5:
+                sizes = {p: p.memory_info().rss for p in workers}
+            for path, good in bodies.items():
+                content = garbled(good, rng)
+                status = posted(connection, path, content, {"content-type": kind})
+                assert status < 500 or status == 503, (path, content)
+                statuses[status] += 1
+    assert max(p.memory_info().rss - size for p, size in sizes.items()) < STEADY
+    return statuses
+
+
+def workers_of(url: str) -> list[psutil.Process]:
+    """The processes that have a server's port."""
+    port = int(url.rpartition(":")[2])
+    children = psutil.Process().children(recursive=True)
+    return [p for p in children if any(c.laddr and c.laddr.port == port for c in p.net_connections("tcp"))]
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", ["application/json", "application/x+json", ARROW, PARQUET, "text/csv"])
+def test_random_bodies_are_answered_or_refused_and_memory_is_steady(spoken, kind):
+    """Thousands of them to every route of a real server, by the hot route and by BentoML's; JSON and tables."""
+    bodies = json_bodies("churn")
+    if not kind.endswith("json"):
+        sink, file = pa.BufferOutputStream(), io.BytesIO()
+        with pa.ipc.new_stream(sink, rows().schema) as writer:
+            writer.write_table(rows())
+        pq.write_table(rows(), file)
+        tables = {ARROW: bytes(sink.getvalue()), PARQUET: file.getvalue(), "text/csv": b"recency,spend,visits\n1,2,3\n"}
+        bodies = {"/predict" if kind == ARROW else "/invocations": tables[kind]}
+    if kind == "application/x+json":
+        bodies = {"/predict": bodies["/predict"]}
+    statuses = bombard(spoken.url, workers_of(spoken.url), bodies, kind)
+    assert statuses.total() == RANDOM * len(bodies)
+    assert statuses[400] > RANDOM // 4
+    assert httpx.post(spoken.url + "/predict", json={"user_id": FRESH}, timeout=30).status_code == 200
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1800)
+def test_random_bodies_to_the_other_service_and_its_admin_route(spoken, tmp_path):
+    """Its rows have texts and times beside numbers; what is well-formed is a 503, as it has no release."""
+    env = {"BENTOFLOW_USE_CASE": "fraud", "BENTOFLOW_ADMIN_TOKEN": "t"}
+    with serving(tmp_path, spoken.models, log=tmp_path / "log", env=env) as server:
+        statuses = bombard(server.url, server.family(), json_bodies("fraud"), "application/json")
+    assert set(statuses) <= {200, 207, 400, 401, 422, 503}
+    assert statuses[401] == RANDOM  # the route that needs a token reads none of it
