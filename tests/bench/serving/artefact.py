@@ -21,8 +21,8 @@ from flows.steps.export import preprocessing
 from tests.bentos.conftest import NOW, make_manifest, make_release, save_release, set_clock, to_onnx
 
 NAMES = [f"feature_{i:02d}" for i in range(11)]
-# Inputs that are categories, with their values; all others are numbers. Data, pipeline, feature view and request bodies
-# follow this table; `_release` exports the pipeline as the training flow does.
+# Inputs that are categories, with their values; all others are numbers. Data, pipeline, feature view, request bodies
+# and the servers' settings follow this table.
 CATEGORIES: dict[str, tuple[str, ...]] = {}
 USERS = 2_000
 
@@ -37,31 +37,33 @@ def data(rows: int, seed: int) -> tuple[pd.DataFrame, "np.ndarray[Any, np.dtype[
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, len(NAMES))) * np.linspace(1, 30, len(NAMES)) + 5
     y = (x[:, 0] - 5 + 0.05 * (x[:, 5] - 5) * (x[:, 7] - 5) / 10 + rng.normal(size=rows) > 0).astype(np.int64)
-    missing = rng.random(x.shape) < 0.03
-    x[missing] = np.nan
-    frame = pd.DataFrame(x.round(4), columns=NAMES)
-    for name, values in CATEGORIES.items():  # equal parts of what would be the number's range
-        column = frame[name]
-        places = (column.rank(pct=True).fillna(1.0) * len(values)).astype(int).clip(upper=len(values) - 1)
-        frame[name] = np.where(column.isna(), None, np.array(values, dtype=object)[places])
+    frame = pd.DataFrame(np.where(rng.random(x.shape) < 0.03, np.nan, x).round(4), columns=NAMES)
+    for name, values in CATEGORIES.items():  # equal parts of the number's range, none missing
+        ranks = pd.Series(x[:, NAMES.index(name)]).rank(pct=True)
+        places = (ranks * len(values)).astype(int).clip(upper=len(values) - 1)
+        frame[name] = np.array(values, dtype=object)[places]
     return frame, y
 
 
-def fit() -> Any:
-    """Imputer, scaler, one-hot encoder where there are categories, and 100 gradient-boosted trees."""
+def fit(trees: int = 100) -> Any:
+    """Imputer, scaler, one-hot encoder where there are categories, and gradient-boosted trees."""
     from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from threadpoolctl import threadpool_limits
 
     prepared: list[tuple[str, Any]] = [("impute", SimpleImputer(strategy="median")), ("scale", StandardScaler())]
-    if CATEGORIES:
-        encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-        parts = [("numbers", Pipeline(prepared), numbers()), ("categories", encoder, list(CATEGORIES))]
-        prepared = [("prepare", ColumnTransformer(parts))]
-    trees = HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=0)
-    return Pipeline([*prepared, ("model", trees)]).fit(*data(5_000, 0))
+    if CATEGORIES:  # by position, as the training flow has it
+        texts = [NAMES.index(name) for name in CATEGORIES]
+        encoder = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=20, sparse_output=False)
+        rest = [i for i in range(len(NAMES)) if i not in texts]
+        parts = [("numbers", Pipeline(prepared), rest), ("categories", encoder, texts)]
+        prepared = [("columns", ColumnTransformer(parts))]
+    model = HistGradientBoostingClassifier(max_iter=trees, early_stopping=False, random_state=0)
+    with threadpool_limits(1):
+        return Pipeline([*prepared, ("model", model)]).fit(*data(5_000, 0))
 
 
 def build(home: Path, bentoml_home: Path) -> None:
@@ -72,8 +74,9 @@ def build(home: Path, bentoml_home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     joblib.dump(fitted, home / "pipeline.joblib")
     features = preprocessing(fitted, NAMES, ())
+    width = sum(getattr(feature, "width", 1) for feature in features)
     changes = {"features": features, "feature_service": "bench_v1", "estimator": "hist_gradient_boosting"}
-    folder = _release(home / "release", to_onnx(fitted["model"], len(NAMES)), changes, fitted)
+    folder = _release(home / "release", to_onnx(fitted["model"], width), changes, fitted)
     rollout.write(
         rollout.rollout_path(home, "churn"),
         Rollout((Arm("champion", save_release(bentoml_home, folder, "churn:bench"), 1.0),)),

@@ -102,10 +102,10 @@ def _v2_binary(folder: Path, frames: list[pd.DataFrame]) -> Bodies:
 
 
 def _raw(column: pd.Series) -> bytes:
-    """A column as the binary extension has it: float64, or texts each behind its length, a missing one empty."""
+    """A column as the binary extension has it: float64, or texts each behind its length."""
     if column.name not in CATEGORIES:
         return column.to_numpy(np.float64).tobytes()
-    texts = [(value or "").encode() for value in column]
+    texts = [value.encode() for value in column]
     return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
 
 

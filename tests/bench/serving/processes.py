@@ -120,3 +120,4 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
         process.wait(timeout=20)
+        psutil.wait_procs(family, timeout=5)
