@@ -6,7 +6,7 @@ from bentos.runtime import metrics
 from bentos.runtime.answers import Form
 from bentos.runtime.journal import Journal
 from bentos.runtime.scoring.decisions import Decider
-from bentos.service import Service as Service
+from tests.bench.serving.service import Service as Service
 
 
 class Unwritten(Form):

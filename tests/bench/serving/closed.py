@@ -15,8 +15,8 @@ Loads = dict[str, list[Load]]
 def single_rows(site: Site) -> list[Figure]:
     """Features in the request, one row each: ours against every peer, alone, at 128 connections, without journal."""
     ours, bare, row = site.server("ours"), site.server("bare"), site.bodies["row"]
+    fastapi = Case("fastapi", site.server("fastapi"), "/predict", row)  # the one peer that is always there
     peers = [Case(name, *peer) for name, peer in site.peers().items()]
-    fastapi = peers[0]
     cases = [
         Case("ours", ours, "/predict", row),
         *peers,

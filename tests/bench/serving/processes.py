@@ -1,5 +1,6 @@
 """Servers as processes of their own: pinned to cores, timed until their first answer, ended with all their children."""
 
+import http.client
 import os
 import subprocess
 import time
@@ -16,6 +17,7 @@ from tests.bench.serving.bodies import Bodies
 
 ROOT = Path(__file__).resolve().parents[3]
 CORES = sorted(os.sched_getaffinity(0))
+REFUSALS = (400, 413, 415, 422)  # a 404 or 5xx may be that of a server that has not started yet
 SERVER_CORES, CLIENT_CORES = {CORES[0]}, {CORES[-1]}
 
 
@@ -69,28 +71,32 @@ def started(
     cores: set[int] = SERVER_CORES,
     seconds: float = 120,
 ) -> Iterator[Running]:
-    """A server that has answered a first request of the benchmark with 200; NoStart with its log if it never does."""
+    """A server that has answered a first request of the benchmark; NoStart with its log's end if it never does."""
     with log.open("wb") as out, on_cores(cores):
         began = time.monotonic()
         process = subprocess.Popen(
             command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
         )
     try:
-        while not answers(url + path, bodies):
+        while not _answers(url + path, bodies):
             if process.poll() is not None or time.monotonic() - began > seconds:
                 state = "has not answered" if process.poll() is None else f"ended with {process.returncode}"
-                raise NoStart(f"{' '.join(command[:4])} {state}: {log.read_text(errors='replace')[-1500:]}")
+                raise NoStart(f"{' '.join(command[:4])} {state}: {log.read_text(errors='replace')[-1000:]}")
             time.sleep(0.02)
         yield Running(url, process, time.monotonic() - began)
     finally:
         _end(process)
 
 
-def answers(url: str, bodies: Bodies) -> bool:
-    """Whether a server answers the first body with 200."""
+def _answers(url: str, bodies: Bodies) -> bool:
+    """Whether a server answers the first body with 2xx; NoStart if it refuses what it understood."""
     try:
         post(url, bodies, timeout=20)
-    except OSError:
+    except urllib.error.HTTPError as error:
+        if error.code in REFUSALS:
+            raise NoStart(f"{url} refuses the first request with {error.code}: {error.read()[:500]!r}") from None
+        return False
+    except (OSError, http.client.HTTPException):
         return False
     return True
 

@@ -14,8 +14,8 @@ from bentos.runtime.journal import Journal
 from bentos.runtime.predictor import Predictor
 from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.scorer import Preprocessor, Scorer
-from bentos.service import Service as Service
 from tests.bench.serving.accounts import balance, charged, counted
+from tests.bench.serving.service import Service as Service
 
 
 class Accounts:

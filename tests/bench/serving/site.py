@@ -19,6 +19,9 @@ from tests.bentos.conftest import server_env
 OWN = ("BENTOFLOW_", "BENTOML_", "PROMETHEUS_MULTIPROC_DIR")  # what a user may have set for other servers
 
 
+OURS = "tests.bench.serving.service:Service" if artefact.CATEGORIES else "."  # what `bentoml serve` is given
+
+
 class Site:
     """What the cases share; closing `stack` ends all servers. `failures` holds whatever was not answered as it must."""
 
@@ -35,12 +38,14 @@ class Site:
         self.bodies = bodies.write(folder)
 
     def server(self, name: str) -> Running:
-        """A server, started if it does not run yet; NoStart if it cannot."""
-        found = self._running.get(name)
-        if found is None:
-            found = self._running[name] = self._stack.enter_context(self.start(name))
+        """A server, started if it does not run yet; NoStart if it cannot, or could not before."""
+        if name not in self._running:
+            self._running[name] = None
+            self._running[name] = found = self._stack.enter_context(self.start(name))
             print(f"{name} answers {found.first_answer_s:.1f} s after its start", flush=True)
-        return found
+        if (running := self._running[name]) is None:
+            raise NoStart(f"{name} did not start")
+        return running
 
     def optional(self, name: str) -> Running | None:
         """A peer, or None with the reason printed once if it cannot be installed or started."""
@@ -49,7 +54,6 @@ class Site:
                 self.server(name)
             except (NoStart, OSError, SubprocessError) as error:
                 print(f"SKIPPED {name}: {error} {getattr(error, 'stderr', '') or ''}", flush=True)
-                self._running[name] = None
         return self._running[name]
 
     def peers(self) -> dict[str, tuple[Running, str, bodies.Bodies]]:
@@ -81,7 +85,7 @@ class Site:
 
     @contextmanager
     def ours(
-        self, name: str, first: bodies.Bodies, *, service: str = ".", online_store: str = "", workers: int = 1
+        self, name: str, first: bodies.Bodies, *, service: str = OURS, online_store: str = "", workers: int = 1
     ) -> Iterator[Running]:
         """Our service on a home of its own."""
         home, port = self.sibling(name), servers.free_port()
