@@ -84,10 +84,10 @@ class Connection:
 
 
 def _length(head: bytes) -> int:
-    for line in head.lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            return int(line[15:])
-    raise OSError(f"an answer without Content-Length: {head[:200]!r}")
+    found = head.lower().find(b"\r\ncontent-length:")
+    if found < 0:
+        raise OSError(f"an answer without Content-Length: {head[:200]!r}")
+    return int(head[found + 17 :].partition(b"\r\n")[0])
 
 
 def compose(url: str, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
