@@ -74,6 +74,33 @@ def test_a_server_that_ends_says_why(tmp_path, one):
         pass
 
 
+BUSY = """
+import http.server, sys, threading, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        threading.Thread(target=work).start()
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *args): pass
+def work():
+    while time.thread_time() < 0.4: pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_what_a_server_still_works_on_is_waited_for(tmp_path, one):
+    """The next server on the same core starts with the core to itself, unless the first one never ends."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-c", BUSY, str(port)]
+    with started(command, tmp_path / "log", url=url, path="/", bodies=one, env={}) as running:
+        running.settle(0.01)  # busy with the first request
+        assert running.cpu_seconds() < 0.4
+        running.settle(60)
+        assert running.cpu_seconds() >= 0.4
+
+
 def burn(seconds: float) -> None:
     end = time.thread_time() + seconds
     while time.thread_time() < end:

@@ -23,6 +23,7 @@ def open_loop(site: Site) -> list[Figure]:
                 run = drive(server.url + path, bodies.all, bodies.headers, rate=rate, seconds=SECONDS)
                 found.setdefault((name, rate), []).append(run)
                 _report(site, f"{name} at {rate:,}/s", number, run)
+                server.settle()
                 site.tidy()
     site.arrivals |= found
     return [figure for rate in RATES for figure in _figures(found, rate)]

@@ -30,11 +30,13 @@ def closed_loop(site: Site, cases: Sequence[Case]) -> dict[str, list[Load]]:
     found: dict[str, list[Load]] = {case.name: [] for case in cases}
     for case in cases:
         measure(case.server, case.path, case.bodies, connections=case.connections, seconds=1)
+        case.server.settle()
     for number in range(ROUNDS):
         for case in cases:
             load = measure(case.server, case.path, case.bodies, connections=case.connections, seconds=SECONDS)
             found[case.name].append(load)
             report(site, case.name, number, load)
+            case.server.settle()
             site.tidy()
     return found
 
