@@ -6,6 +6,7 @@ import pytest
 
 from tests.bench import __main__, figures, serving
 from tests.bench.figures import Figure
+from tests.bench.serving import rounds
 
 
 def test_a_ratio_is_the_median_of_the_rounds_own():
@@ -56,3 +57,13 @@ def test_an_unknown_benchmark_or_case_is_named():
         serving.chosen("row, rows")
     assert serving.chosen(" bulk,row ") == ["bulk", "row"]
     assert serving.chosen("") == list(serving.CASES)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "many"])
+def test_a_setting_that_is_no_number_of_rounds_is_named(monkeypatch, text):
+    """With what it is; empty is the default."""
+    monkeypatch.setenv("BENCH_ROUNDS", text)
+    with pytest.raises(SystemExit, match=f"BENCH_ROUNDS is '{text}'"):
+        rounds.whole("BENCH_ROUNDS", 3)
+    monkeypatch.setenv("BENCH_ROUNDS", " ")
+    assert rounds.whole("BENCH_ROUNDS", 3) == 3

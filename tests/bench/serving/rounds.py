@@ -10,8 +10,16 @@ from tests.bench.serving.load import Load, measure
 from tests.bench.serving.processes import Running, post
 from tests.bench.serving.site import Site
 
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "").strip() or 3)
-SECONDS = int(os.environ.get("BENCH_SECONDS", "").strip() or 3)
+
+def whole(name: str, default: int) -> int:
+    """A setting that is a whole number above zero; SystemExit says what it is instead."""
+    text = os.environ.get(name, "").strip() or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise SystemExit(f"{name} is {text!r}; give a whole number from 1, such as {default}")
+    return int(text)
+
+
+ROUNDS, SECONDS = whole("BENCH_ROUNDS", 3), whole("BENCH_SECONDS", 3)
 
 
 @dataclass(frozen=True)
