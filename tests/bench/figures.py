@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import replace as replaced
 from pathlib import Path
 
 from bentos.runtime.home import replace
@@ -29,6 +30,12 @@ def ratio(name: str, ours: Sequence[float], theirs: Sequence[float]) -> Figure:
 def plain(name: str, values: Sequence[float], unit: str) -> Figure:
     """Median of one target's rounds."""
     return Figure(name, statistics.median(values), unit, None, (min(values), max(values)))
+
+
+def compared(name: str, values: Sequence[float], baseline: Sequence[float] | None, unit: str) -> Figure:
+    """Median of one target's rounds beside that of another's, in the same unit."""
+    found = plain(name, values, unit)
+    return found if baseline is None else replaced(found, baseline=round(statistics.median(baseline), 4))
 
 
 def table(figures: Sequence[Figure]) -> str:

@@ -2,8 +2,10 @@
 
 import json
 import warnings
+from contextlib import redirect_stdout
 from dataclasses import replace
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,15 @@ from flows.steps.export import preprocessing
 from tests.bentos.conftest import NOW, make_manifest, make_release, save_release, set_clock, to_onnx
 
 NAMES = [f"feature_{i:02d}" for i in range(11)]
+# Inputs that are categories, with their values; all others are numbers. Data, pipeline, feature view, request bodies
+# and the servers' settings follow this table.
+CATEGORIES: dict[str, tuple[str, ...]] = {}
 USERS = 2_000
+
+
+def numbers() -> list[str]:
+    """The inputs that are numbers."""
+    return [name for name in NAMES if name not in CATEGORIES]
 
 
 def data(rows: int, seed: int) -> tuple[pd.DataFrame, "np.ndarray[Any, np.dtype[np.int64]]"]:
@@ -27,23 +37,33 @@ def data(rows: int, seed: int) -> tuple[pd.DataFrame, "np.ndarray[Any, np.dtype[
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, len(NAMES))) * np.linspace(1, 30, len(NAMES)) + 5
     y = (x[:, 0] - 5 + 0.05 * (x[:, 5] - 5) * (x[:, 7] - 5) / 10 + rng.normal(size=rows) > 0).astype(np.int64)
-    x[rng.random(x.shape) < 0.03] = np.nan
-    return pd.DataFrame(x.round(4), columns=NAMES), y
+    frame = pd.DataFrame(np.where(rng.random(x.shape) < 0.03, np.nan, x).round(4), columns=NAMES)
+    for name, values in CATEGORIES.items():  # equal parts of the number's range, none missing
+        ranks = pd.Series(x[:, NAMES.index(name)]).rank(pct=True)
+        places = (ranks * len(values)).astype(int).clip(upper=len(values) - 1)
+        frame[name] = np.array(values, dtype=object)[places]
+    return frame, y
 
 
-def fit() -> Any:
-    """Imputer, scaler and 100 gradient-boosted trees."""
+def fit(trees: int = 100) -> Any:
+    """Imputer, scaler, one-hot encoder where there are categories, and gradient-boosted trees."""
+    from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from threadpoolctl import threadpool_limits
 
-    steps = [
-        ("impute", SimpleImputer(strategy="median")),
-        ("scale", StandardScaler()),
-        ("model", HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=0)),
-    ]
-    return Pipeline(steps).fit(*data(5_000, 0))
+    prepared: list[tuple[str, Any]] = [("impute", SimpleImputer(strategy="median")), ("scale", StandardScaler())]
+    if CATEGORIES:  # by position, as the training flow has it
+        texts = [NAMES.index(name) for name in CATEGORIES]
+        encoder = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=20, sparse_output=False)
+        rest = [i for i in range(len(NAMES)) if i not in texts]
+        parts = [("numbers", Pipeline(prepared), rest), ("categories", encoder, texts)]
+        prepared = [("columns", ColumnTransformer(parts))]
+    model = HistGradientBoostingClassifier(max_iter=trees, early_stopping=False, random_state=0)
+    with threadpool_limits(1):
+        return Pipeline([*prepared, ("model", model)]).fit(*data(5_000, 0))
 
 
 def build(home: Path, bentoml_home: Path) -> None:
@@ -54,8 +74,9 @@ def build(home: Path, bentoml_home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     joblib.dump(fitted, home / "pipeline.joblib")
     features = preprocessing(fitted, NAMES, ())
+    width = sum(getattr(feature, "width", 1) for feature in features)
     changes = {"features": features, "feature_service": "bench_v1", "estimator": "hist_gradient_boosting"}
-    folder = _release(home / "release", to_onnx(fitted["model"], len(NAMES)), changes, fitted)
+    folder = _release(home / "release", to_onnx(fitted["model"], width), changes, fitted)
     rollout.write(
         rollout.rollout_path(home, "churn"),
         Rollout((Arm("champion", save_release(bentoml_home, folder, "churn:bench"), 1.0),)),
@@ -81,11 +102,11 @@ def _release(folder: Path, model: bytes, changes: dict[str, Any], fitted: Any) -
 
 
 def store_features(home: Path) -> None:
-    """Two thousand users in the embedded online store, by Feast's own materialisation."""
+    """Two thousand users in the online store that the environment names, by Feast's own materialisation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
-        from feast.types import Float64
+        from feast.types import Float64, String
 
         frame, _ = data(USERS, 2)
         frame.insert(0, "user_id", range(USERS))
@@ -96,39 +117,12 @@ def store_features(home: Path) -> None:
             name="bench",
             entities=[user],
             ttl=timedelta(days=30),
-            schema=[Field(name=name, dtype=Float64) for name in NAMES],
+            schema=[Field(name=name, dtype=String if name in CATEGORIES else Float64) for name in NAMES],
             source=FileSource(path=str(home / "bench.parquet"), timestamp_field="event_timestamp"),
         )
         (home / "feast").mkdir(exist_ok=True)
         store = FeatureStore(config=repo_config(home))
         store.apply([user, view, FeatureService(name="bench_v1", features=[view])])
-        store.materialize(NOW - timedelta(days=10), NOW)
+        with redirect_stdout(StringIO()):  # where it tells its progress
+            store.materialize(NOW - timedelta(days=10), NOW)
     online.pack(home, entity="user_id", feature_service="bench_v1", ids=range(USERS))
-
-
-def bodies(folder: Path) -> dict[str, Path]:
-    """Files of request bodies, one a line: ours with features, theirs, by user, and of a thousand rows."""
-    rows, _ = data(1_000, 3)
-    records = [{k: None if v != v else v for k, v in row.items()} for row in rows.to_dict("records")]
-    ours = [{"user_id": i, "features": row} for i, row in enumerate(records)]
-    v2 = [
-        {
-            "inputs": [
-                {"name": "x", "shape": [1, len(NAMES)], "datatype": "FP64", "data": [v or 0.0 for v in row.values()]}
-            ]
-        }
-        for row in records
-    ]
-    frames = [{"dataframe_records": [row]} for row in records]
-    lines: dict[str, list[Any]] = {
-        "row": ours,
-        "v2": v2,
-        "mlflow": frames,
-        "user": [{"user_id": i} for i in range(0, USERS, 2)],
-        "bulk": [[*ours[i:], *ours[:i]] for i in range(0, 1_000, 100)],
-    }
-    paths = {}
-    for name, values in lines.items():
-        paths[name] = folder / f"{name}.jsonl"
-        paths[name].write_text("\n".join(json.dumps(value, separators=(",", ":")) for value in values) + "\n")
-    return paths

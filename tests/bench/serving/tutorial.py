@@ -10,18 +10,29 @@ import pandas as pd
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from tests.bench.artefact import NAMES
+from tests.bench.serving.artefact import CATEGORIES, NAMES, numbers
 
 HOME = Path(os.environ["BENTOFLOW_HOME"])
 app = FastAPI()
 pipeline = joblib.load(HOME / "pipeline.joblib")
 
 
+Value = float | str | None if CATEGORIES else float | None
+
+
 class Row(BaseModel):
     """One customer."""
 
     user_id: int
-    features: dict[str, float | None] | None = None
+    features: dict[str, Value] | None = None
+
+
+def framed(rows: list[Row]) -> pd.DataFrame:
+    """The features of rows."""
+    features = [row.features for row in rows]
+    if not CATEGORIES:
+        return pd.DataFrame(features, columns=NAMES, dtype=float)
+    return pd.DataFrame(features, columns=NAMES).astype(dict.fromkeys(numbers(), float))
 
 
 def answer(frame: pd.DataFrame, users: list[int]) -> list[dict[str, Any]]:
@@ -36,14 +47,13 @@ def answer(frame: pd.DataFrame, users: list[int]) -> list[dict[str, Any]]:
 @app.post("/predict")
 def predict(row: Row) -> dict[str, Any]:
     """Features in the request."""
-    return answer(pd.DataFrame([row.features], columns=NAMES, dtype=float), [row.user_id])[0]
+    return answer(framed([row]), [row.user_id])[0]
 
 
 @app.post("/predict/bulk")
 def bulk(rows: list[Row]) -> list[dict[str, Any]]:
     """Many rows with their features."""
-    frame = pd.DataFrame([row.features for row in rows], columns=NAMES, dtype=float)
-    return answer(frame, [row.user_id for row in rows])
+    return answer(framed(rows), [row.user_id for row in rows])
 
 
 if os.environ.get("BENCH_FEAST"):

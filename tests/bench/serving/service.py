@@ -1,0 +1,47 @@
+"""The service that is measured: churn's own, or one whose rows may bring texts where the artefact has categories."""
+
+from typing import Annotated
+
+import bentoml
+from pydantic import Field
+from starlette.responses import Response
+
+from bentos import endpoint
+from bentos.churn import Churn, ChurnAnswers, ChurnRequest, Number
+from bentos.hot import HotService
+from tests.bench.serving.artefact import CATEGORIES
+
+
+class MixedRequest(ChurnRequest):
+    """One customer, whose features are numbers and texts."""
+
+    features: dict[str, Number | Annotated[str, Field(strict=True)] | None] | None = None
+
+
+MixedRequests = endpoint.one_or_many(MixedRequest, example={"user_id": 17})
+
+
+@bentoml.service(name="churn", service_class=HotService, **endpoint.SERVICE)
+class Mixed:
+    """Probability of churn for one customer or a list of them."""
+
+    def __init__(self) -> None:
+        self.predictor = endpoint.open_predictor("churn")
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        await endpoint.start(self.predictor)
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        await self.predictor.stop()
+
+    @bentoml.api(input_spec=MixedRequests, output_spec=ChurnAnswers)
+    async def predict(self, body: endpoint.Rows, /, ctx: bentoml.Context) -> Response:
+        """One row or a list of rows."""
+        return await endpoint.reply(self.predictor, body, ctx)
+
+
+Mixed.add_asgi_middleware(endpoint.Probes)
+Mixed.entity = "user_id"
+Service = Mixed if CATEGORIES else Churn
