@@ -147,6 +147,8 @@ class DriftRules:
     max_shift: float = 0.4  # Wasserstein distance in standard deviations of the reference
     max_missing_change: float = 0.05
     max_unseen_share: float = 0.02
+    max_duplicates: float = 0.1  # of a window's rows
+    max_quality_loss: float = 0.05  # of the promised ROC AUC, relative: beyond it a drift is harmful
     min_drifted_columns: int = 1
     false_alarms: float = 0.005
     persist: int = 1

@@ -47,7 +47,7 @@ def test_the_cut_off_is_benjamini_and_hochbergs() -> None:
 
 
 def test_the_achieved_rate_is_measured_on_fresh_windows() -> None:
-    """The kept rate is near nothing at the default rules, and high where every effect is large and chance excuses little."""
+    """The kept rate is near nothing at the default rules, and high where any effect is large."""
     then = simulation.reference(simulation.table(np.random.default_rng(2), 2_000))
     kept = calibration.calibrate(then, simulation.RULES, sizes=(500,))
     assert kept.achieved[0] <= 0.01
