@@ -7,6 +7,7 @@ raise false alarms on small windows, p-values alone on large ones.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -163,6 +164,20 @@ def compare(
         few = f"{len(reasons)} of {len(columns)} columns drifted, {rules.min_drifted_columns} are needed"
         reasons = (few, *reasons)
     return Verdict(state=state, reasons=reasons, n=n, columns=columns, rules=rules)
+
+
+def persistent(verdict: Verdict, earlier: Sequence[bool]) -> Verdict:
+    """The verdict, which is `none` unless enough of the newest windows drifted too.
+
+    `earlier` says of each window before this one whether it drifted, the newest last; `rules.persist` of the newest
+    `rules.persist_of` windows, this one included, must have.
+    """
+    rules = verdict.rules
+    newest = [*earlier, True][-max(1, rules.persist_of) :]
+    if verdict.state != "drift" or sum(newest) >= rules.persist:
+        return verdict
+    few = f"{sum(newest)} of the last {len(newest)} windows drifted, {rules.persist} of {rules.persist_of} are needed"
+    return replace(verdict, state="none", reasons=(few, *verdict.reasons))
 
 
 def to_json(verdict: Verdict) -> str:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 FILE = "quality.json"  # beside the reference in a release's folder
 BORDERS = np.linspace(-12.0, 12.0, 385)  # of the cells of scores, in log odds
@@ -49,16 +50,21 @@ def count(scores: ArrayLike) -> Scores:
 
 
 def recalibrate(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Quality | None:
-    """Logistic recalibration on labels 0/1 [n] (Platt 1999), by Newton's method; None where one class is absent."""
-    y, s = np.asarray(labels, dtype=np.float64), np.clip(np.asarray(scores, dtype=np.float64), 1e-9, 1 - 1e-9)
+    """Logistic recalibration on labels 0/1 [n] (Platt 1999), by Newton's method; None where one class is absent.
+
+    A normal prior of deviation 1 around a = 0, b = 1 keeps it finite where scores tell the classes apart perfectly.
+    """
+    y, s = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    y, s = y[np.isfinite(s)], np.clip(s[np.isfinite(s)], 1e-9, 1 - 1e-9)
     if y.size == 0 or y.min() == y.max():
         return None
     x = np.stack([np.ones_like(s), np.log(s / (1 - s))], axis=1)
-    weights, ridge = np.array([0.0, 1.0]), np.diag([1e-6, 1e-6])
+    prior = np.array([0.0, 1.0])
+    weights = prior
     for _ in range(STEPS):
-        p = 1 / (1 + np.exp(-(x @ weights)))
-        information = (x * (p * (1 - p))[:, None]).T @ x + ridge
-        step = np.linalg.solve(information, x.T @ (y - p))
+        p = expit(x @ weights)
+        information = (x * (p * (1 - p))[:, None]).T @ x + np.eye(2)
+        step = np.linalg.solve(information, x.T @ (y - p) - (weights - prior))
         weights = weights + step
         if np.abs(step).max() < 1e-9:
             break
@@ -77,11 +83,11 @@ def estimate(quality: Quality, scores: Scores, *, seed: int = 7) -> Estimate:
         return {}
     rng = np.random.default_rng(seed)
     x, rows = MIDDLES[[i for i, _ in scores]], np.array([n for _, n in scores], dtype=np.float64)
-    p = 1 / (1 + np.exp(-(quality.a + quality.b * x)))
+    p = expit(quality.a + quality.b * x)
     value = _figures(rows * p, rows * (1 - p), x, quality.threshold)
     drawn = rng.multinomial(int(rows.sum()), rows / rows.sum(), size=REPLAYS)
     ab = rng.multivariate_normal([quality.a, quality.b], quality.covariance, size=REPLAYS)
-    positive = rng.binomial(drawn, 1 / (1 + np.exp(-(ab[:, :1] + ab[:, 1:] * x))))
+    positive = rng.binomial(drawn, expit(ab[:, :1] + ab[:, 1:] * x))
     replays = _figures(positive.astype(float), (drawn - positive).astype(float), x, quality.threshold)
     tail = (1 - CONFIDENCE) / 2
     return {
@@ -97,7 +103,7 @@ def estimate(quality: Quality, scores: Scores, *, seed: int = 7) -> Estimate:
 
 def _figures(positive: Floats, negative: Floats, x: Floats, threshold: float) -> dict[str, Floats]:
     """ROC AUC, accuracy and Brier score [...] of rows [..., k] of each class in cells of log odds x [k]."""
-    score, rows = 1 / (1 + np.exp(-x)), (positive + negative).sum(axis=-1)
+    score, rows = expit(x), (positive + negative).sum(axis=-1)
     under = np.cumsum(negative, axis=-1) - negative / 2
     pairs = positive.sum(axis=-1) * negative.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -153,6 +153,7 @@ class DriftRules:
     false_alarms: float = 0.005
     persist: int = 1
     persist_of: int = 1
+    refresh_windows: int = 0  # so many windows of benign drift in a row ask for a training too; 0: none ever does
     cooldown_days: int = 7  # between trainings that drift starts; the label's horizon is a good choice
     bins: int = 10
 

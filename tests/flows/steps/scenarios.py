@@ -64,9 +64,9 @@ def _swap(rng: np.random.Generator, x: pd.DataFrame) -> pd.DataFrame:
 
 
 def _relabelled(rng: np.random.Generator, x: pd.DataFrame) -> pd.DataFrame:
-    """Label shift: positives are three times as frequent as they were, each class looks as it did."""
-    many = world(rng, 4 * len(x))
-    weight = np.where(rng.random(len(many)) < score(many), 3.0, 1.0)
+    """Label shift: positives are several times as frequent as they were, each class looks as it did."""
+    many = world(rng, 8 * len(x))
+    weight = np.where(rng.random(len(many)) < score(many), 10.0, 1.0)
     return many.iloc[rng.choice(len(many), len(x), replace=False, p=weight / weight.sum())].reset_index(drop=True)
 
 
