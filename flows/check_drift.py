@@ -163,6 +163,7 @@ def check_drift(
         "quality": {found.how: asdict(found) for found in judgement.levels},
         "waits": waits,
         "psi": {c.name: c.psi for c in verdict.columns},
+        "max_psi": case.drift.max_psi,
         "report": str(html),
         "profiles": keys,
     }

@@ -80,7 +80,7 @@ def _constant(then: Sketch, now: Sketch) -> str:
         value, at = f"{now.low:g}", int(np.searchsorted(then.edges, now.low, side="right"))
     else:
         at = int(np.argmax(now.counts))
-        if now.counts[at] != sum(now.counts):
+        if now.counts[at] != sum(now.counts) or at == len(now.counts) - 1:  # the last holds whatever is unknown
             return ""
         value = repr(now.categories[at])
     usual = then.counts[at] / sum(then.counts)

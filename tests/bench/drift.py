@@ -30,7 +30,7 @@ from tests.flows.steps import scenarios, simulation
 SEEDS = int(os.environ.get("BENCH_SEEDS", str(simulation.SEEDS)))
 ROWS = int(os.environ.get("BENCH_DRIFT_ROWS", "1000000"))
 ROUNDS, PARTS = 3, 10
-EVIDENTLY = ["evidently==0.7.23", "pyarrow"]
+EVIDENTLY = ["evidently==0.7.23", "pandas<3", "pyarrow"]  # 0.7.23 imports what pandas 3 took away
 PRESET = """
 import sys, time, pandas as pd
 from evidently import Report
