@@ -1,5 +1,6 @@
 """Signatures of a broken pipe: changes of a window that data make by mistake and the world hardly ever makes."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,6 +16,7 @@ from flows.usecases.spec import DriftRules
 FACTORS = (7, 10, 12, 24, 60, 100, 1_000, 1_024, 3_600, 86_400, 1_000_000)
 NEAR = 0.07  # relative distance of a ratio of medians from a factor
 SAME, APART = 0.12, 0.3  # KS distance below which two shapes are the same, above which they are not
+Knots = tuple[measures.Counts, measures.Counts]  # values, and how many lie below each
 RARE = 1e-6  # chance below which a window of one value is no accident
 MIN_VALUES = 100
 
@@ -104,27 +106,39 @@ def _encoding(then: Sketch, now: Sketch, rules: DriftRules) -> str:
     return f"{unseen:.1%} of values are unknown and take the place of known ones that are gone ({gone:.1%})"
 
 
-def apart(a: Sketch, b: Sketch, *, factor: float = 1.0) -> float:
-    """KS distance of the finite numbers of two columns, b's divided by a positive factor; 1 if either has none."""
-    (x, f), (z, g) = measures.distribution(a), measures.distribution(b)
-    if not x.size or not z.size:
-        return 1.0
-    z = z / factor
-    knots = np.union1d(x, z)
-    return float(np.abs(np.interp(knots, x, f / f[-1]) - np.interp(knots, z, g / g[-1])).max())
+def apart(a: Sketch, b: Sketch) -> float:
+    """KS distance of the finite numbers of two columns; 1 if either has none."""
+    one, other = measures.distribution(a), measures.distribution(b)
+    return _ks(one, other, math.inf, 1.0) if one[0].size and other[0].size else 1.0
+
+
+def _ks(one: Knots, other: Knots, top: float, factor: float) -> float:
+    """KS distance of the parts below `top`, which is of the other's values; these are divided by a positive factor."""
+    (x, f), (z, g) = one, (other[0] / factor, other[1])
+    end = min(top / factor, max(float(x[-1]), float(z[-1])))
+    knots = np.append(np.union1d(x, z)[np.union1d(x, z) < end], end)
+    f, g = np.interp(knots, x, f), np.interp(knots, z, g)
+    return float(np.abs(f / f[-1] - g / g[-1]).max()) if f[-1] and g[-1] else 1.0
 
 
 def _scale(then: Sketch, now: Sketch) -> str:
-    """The factor of units between two columns of the same shape: their medians' ratio, or that of their upper ends."""
-    if apart(then, now) < APART:
+    """The factor of units between two columns of the same shape: their medians' ratio, or that of their upper ends.
+
+    Compared is what lies below the window's largest values, since a range that refuses or caps the others cuts there.
+    """
+    if apart(then, now) < APART or now.high is None:
         return ""
-    for share in (0.5, 0.9):
-        old, new = measures.quantile(then, share), measures.quantile(now, share)
-        if old * new <= 0:
+    one, other = measures.distribution(then), measures.distribution(now)
+    top = (1 - NEAR) * now.high if now.high > 0 else math.inf
+    for factor in (value for f in FACTORS for value in (float(f), 1 / f)):
+        kept = [float(np.interp(end, *side)) for end, side in ((top / factor, one), (top, other))]
+        if kept[0] < one[1][-1] / 2 or kept[1] < other[1][-1] / 2:
             continue
-        ratio = new / old
-        for factor in (value for f in FACTORS for value in (float(f), 1 / f)):
-            if abs(np.log(ratio / factor)) < NEAR and apart(then, now, factor=factor) < SAME:
+        for share in (0.5, 0.9):
+            old, new = (float(np.interp(share * k, below, x)) for k, (x, below) in zip(kept, (one, other), strict=True))
+            if old * new <= 0 or abs(math.log(new / old / factor)) > NEAR:
+                continue
+            if _ks(one, other, top, factor) < SAME:
                 times = f"{factor:g} times" if factor > 1 else f"1/{1 / factor:g} of"
                 return f"values are {times} what they were, with the same shape: another unit"
     return ""

@@ -43,6 +43,8 @@ def test_what_the_world_does_is_no_signature(change: Change) -> None:
     [
         (lambda x: x.assign(amount=x["amount"] * 1_000), "scale", "amount"),
         (lambda x: x.assign(amount=x["amount"] / 100), "scale", "amount"),
+        (lambda x: x.assign(amount=np.minimum(x["amount"] * 100, 5_000)), "scale", "amount"),  # what is above is capped
+        (lambda x: x.assign(amount=x["amount"] * 100)[x["amount"] < 50].reset_index(), "scale", "amount"),  # … refused
         (lambda x: x.assign(strength=x["strength"] * 10), "scale", "strength"),  # symmetric: its upper end tells
         (lambda x: x.assign(mood=x["mood"].map(lambda v: f"{v:.1f} of 10")), "type", "mood"),
         (lambda x: x.assign(flag=0.0), "constant", "flag"),
