@@ -63,3 +63,15 @@ def test_a_calibration_survives_json_and_says_what_is_none() -> None:
     assert calibration.calibrate(then, simulation.RULES, sizes=(500, 900)) == made
     with pytest.raises(ValueError, match="not a calibration"):
         calibration.from_json("[]")
+
+
+def test_noise_of_a_size_between_those_replayed_is_interpolated() -> None:
+    """A window of 5,000 rows has the noise that replaying its own size finds, from sizes ten times away."""
+    rng = np.random.default_rng(4)
+    then = sketches.reference(pd.DataFrame({"x": rng.lognormal(2, 1, 4_000)}))
+    now = sketches.bin_counts(pd.DataFrame({"x": rng.lognormal(2, 1, 5_000)}), then)
+    wide, own = (calibration.calibrate(then, simulation.RULES, sizes=s, check=False) for s in ((500, 50_000), (5_000,)))
+    for measure in calibration.MEASURES:
+        found, expected = wide.of(measure, then[0], now[0]), own.of(measure, then[0], now[0])
+        assert found.mean == pytest.approx(expected.mean, rel=0.15), measure
+        assert found.sd == pytest.approx(expected.sd, rel=0.3), measure

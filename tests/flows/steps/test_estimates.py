@@ -76,3 +76,11 @@ def test_a_quality_survives_json() -> None:
     assert estimates.from_json(estimates.to_json(made)) == made
     with pytest.raises(ValueError, match="not a release's quality"):
         estimates.from_json("{}")
+
+
+def test_equal_scores_rank_nobody() -> None:
+    """Rows of one score are ties: their expected ROC AUC is a half, whatever their probability."""
+    quality = estimates.recalibrate(*draw(np.random.default_rng(5), 2_000), 0.5)
+    assert quality is not None
+    found = estimates.estimate(quality, estimates.count(np.full(800, 0.3)))["roc_auc"]
+    assert (found["value"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
