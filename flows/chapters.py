@@ -78,13 +78,11 @@ def month(chosen: Settings, story: Story, moment: datetime, customers: int, *, n
     )
     checked = check_drift(USE_CASE, since=moment - timedelta(days=1), until=moment + timedelta(days=1))
     story.facts.setdefault("drift", []).append({**checked, "month": f"{moment:%Y-%m}", "injected": bool(note)})
-    moved = ", ".join(checked["drifted"]) or "no column"
-    action = "an event asks for a training" if checked["event"] else checked["waits"] or "nothing to do"
     story.tell(
         "drift",
-        f"{checked['state']}: {moved} beyond the limits; {action}",
+        f"{checked['kind']}: {checked['why']} Now: {narrative.action(checked)}",
         when=moment,
-        kind="warn" if checked["state"] == "drift" else "good",
+        kind=narrative.DRIFT[checked["kind"]],
     )
     return checked
 

@@ -1,7 +1,9 @@
-"""check_drift: journal segments to profiles, profiles against the release's reference, verdict, report, event."""
+"""check_drift: journal segments to profiles, profiles against the release's standard, kind, report, event."""
 
 import hashlib
 import json
+import logging
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,33 @@ from bentos.runtime.scoring.manifest import Manifest
 from flows import usecases
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps import drift, measures, page, plots, policy, sketches
+from flows.steps import calibration, drift, estimates, kinds, page, plots, policy, signatures, sketches, windows
 from flows.steps import report as drift_report
-from flows.stores import answers, bentos, history, profiles, transaction
+from flows.stores import answers, bentos, history, profiles, transaction, verdicts
 
-Compared = tuple[drift.Verdict, tuple[measures.Sketch, ...]]  # and the window's sketches
-EVENT = "bentoflow.drift.detected"
+EVENT = "bentoflow.drift.detected"  # asks for a training
+ALERT = "bentoflow.data_bug.detected"  # asks for a person
+PAYLOAD = ("use_case", "release", "since", "until", "rows", "kind", "why", "reasons", "drifted")
 WINDOW = timedelta(days=31)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard:
+    """What a release is compared with: reference and calibration, and the quality that its held-out rows promised."""
+
+    reference: str
+    known: calibration.Calibration | None
+    quality: estimates.Quality | None
+    measured: kinds.Level | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A window, the verdict on its columns, and the kind of its drift."""
+
+    window: windows.Window
+    verdict: drift.Verdict
+    judgement: kinds.Judgement
 
 
 @task(cache_policy=NO_CACHE)
@@ -37,47 +59,54 @@ def profile_segment(
     if not records:
         return None
     text = json.dumps([r["request_id"] for r in records])
-    key = hashlib.sha256(f"{release}|{since}|{until}|{reference}|{text}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"window|{release}|{since}|{until}|{reference}|{text}".encode()).hexdigest()[:24]
     counted = out / f"{key}.json"
     if not counted.exists():
         frame = answers.features_frame(records, found.names, found.categorical)
         out.mkdir(parents=True, exist_ok=True)
         replace(out / f"{key}.bin", profiles.profile(frame))
-        replace(counted, sketches.to_json(sketches.bin_counts(frame, sketches.from_json(reference))).encode())
+        counts = windows.count(frame, sketches.from_json(reference), answers.identity_frame(records))
+        replace(counted, windows.to_json(counts).encode())
     return key
 
 
 @task(cache_policy=NO_CACHE)
-def judge(keys: list[str], reference: str, name: str, folder: Path) -> Compared:
-    """Merge the window's parts and compare them with the reference."""
-    then = sketches.from_json(reference)
-    parts = [sketches.from_json((folder / f"{key}.json").read_text()) for key in keys]
-    now = sketches.merge(parts) if parts else sketches.bin_counts(answers.features_frame([], []), then)
+def judge(keys: list[str], standard: Standard, name: str, folder: Path, earlier: list[bool]) -> Checked:
+    """Merge the window's parts, compare them with the standard, and say what kind of drift it is."""
+    then, rules = sketches.from_json(standard.reference), usecases.load(name).drift
+    parts = [windows.from_json((folder / f"{key}.json").read_text()) for key in keys]
+    now = windows.merge(parts) if parts else windows.count(answers.features_frame([], []), then)
     if keys:
         whole = profiles.merge([(folder / f"{key}.bin").read_bytes() for key in keys])
         replace(folder / "window.bin", whole)
-    return drift.compare(then, now, usecases.load(name).drift), now
+    verdict = drift.persistent(drift.compare(then, now.sketches, rules, standard.known), earlier)
+    estimated = None
+    if standard.quality is not None:
+        found, promise = estimates.estimate(standard.quality, now.scores), standard.quality.promise
+        estimated = kinds.level("estimated", found, promise.get(kinds.METRIC, {}).get("value"))
+    signs = signatures.find(then, now.sketches, now.copies, rules)
+    return Checked(window=now, verdict=verdict, judgement=kinds.judge(verdict, signs, estimated, standard.measured))
 
 
 @task(cache_policy=NO_CACHE)
-def report(
-    verdict: drift.Verdict, reference: str, now: tuple[measures.Sketch, ...], path: Path, context: dict[str, Any]
-) -> Path:
+def report(checked: Checked, standard: Standard, path: Path, context: dict[str, Any]) -> Path:
     """The report's page, one picture per column."""
-    then = {s.name: s for s in sketches.from_json(reference)}
+    verdict = checked.verdict
+    then = {s.name: s for s in sketches.from_json(standard.reference)}
     figures = {
         "overview": plots.drift_bars(
             [c.name for c in verdict.columns], [c.psi for c in verdict.columns], verdict.rules.max_psi
         )
     }
-    for s in now:
+    for s in checked.window.sketches:
         if sum(s.counts):
             old, new = sum(then[s.name].counts) or 1, sum(s.counts)
             figures[s.name] = plots.compare_bins(
                 s.name, s.categories or s.edges, [c / old for c in then[s.name].counts], [c / new for c in s.counts]
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, page.render(drift_report.drift_page(verdict, figures, context)).encode())
+    made = drift_report.drift_page(verdict, checked.judgement, figures, context, standard.known)
+    replace(path, page.render(made).encode())
     return path
 
 
@@ -90,9 +119,9 @@ def check_drift(
 ) -> dict[str, Any]:
     """Compare the champion's answers of a window (default: the last 31 days) with its reference.
 
-    On drift outside the cooldown one event `bentoflow.drift.detected` per release and window is emitted, which an
-    automation turns into a `train` run. Running it again over the same answers gives the same profiles and verdict,
-    and no second event.
+    Drift whose kind asks for a training emits, outside the cooldown, one event `bentoflow.drift.detected` per release
+    and window, which an automation turns into a `train` run; broken data emit `bentoflow.data_bug.detected` and stop
+    automatic trainings. Running it again over the same answers gives the same profiles and kind, and no second event.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     end = utc(until) if until else clock.now(home, use_case) + timedelta(seconds=1)
@@ -101,50 +130,71 @@ def check_drift(
     if release is None:
         log.warning("%s has no champion: nothing to check", use_case)
         return {"use_case": use_case, "state": "no_release"}
-    verdict, now, keys, reference = _compare(use_case, release, start, end, home)
+    earlier = verdicts.before(home, use_case, release, end)
+    standard = _standard(use_case, release, home)
+    keys = _profiled(use_case, release, start, end, standard.reference, home)
+    checked = judge(keys, standard, use_case, home / "profiles" / use_case, [bool(v["drifted"]) for v in earlier])
+    verdict, judgement = checked.verdict, checked.judgement
     label = f"{start:%Y-%m-%d}_{end:%Y-%m-%d}"
-    stem = home / "reports" / use_case / f"drift-{label}-{release.split(':')[-1]}"
+    stem = verdicts.stem(home, use_case, release, start, end)
+    asks = policy.asks(judgement.kind, [str(v.get("kind")) for v in earlier], case.drift)
     waits = policy.cooldown(history.read(home, use_case), end, case.drift.cooldown_days)
     context = {
         "use case": case.title,
         "release": release,
         "from": f"{start:%Y-%m-%d %H:%M}",
         "until": f"{end:%Y-%m-%d %H:%M} UTC",
-        "training": waits or ("asked for by an event" if verdict.state == "drift" else "not needed"),
-        "next": f"bentoflow train --use-case {use_case} --reason drift",
+        "training": (waits or f"asked for by an event: {asks}") if asks else "not asked for",
+        "next": f"bentoflow train --use-case {use_case} --reason drift" if asks else "",
     }
-    html = report(verdict, reference, now, stem.with_suffix(".html"), context)
+    html = report(checked, standard, stem.with_suffix(".html"), context)
     result = {
         "use_case": use_case,
         "state": verdict.state,
+        "kind": judgement.kind,
+        "why": judgement.why,
+        "asks": asks,
         "release": release,
         "since": start.isoformat(),
         "until": end.isoformat(),
         "rows": verdict.n,
         "reasons": list(verdict.reasons),
         "drifted": [c.name for c in verdict.columns if c.drifted],
+        "signatures": [asdict(s) for s in judgement.signatures],
+        "quality": {found.how: asdict(found) for found in judgement.levels},
         "waits": waits,
         "psi": {c.name: c.psi for c in verdict.columns},
+        "max_psi": case.drift.max_psi,
         "report": str(html),
         "profiles": keys,
     }
-    result["event"] = _announce(result, stem.with_suffix(".json"), end, home, emit=emit)
-    create_markdown_artifact(key=f"{use_case}-drift", markdown=drift.as_markdown(verdict))
-    log.info("%s: %d answers, %s. %s", label, verdict.n, verdict.state, " ".join(verdict.reasons))
+    result |= _announce(result, stem.with_suffix(".json"), end, home, emit=emit)
+    create_markdown_artifact(key=f"{use_case}-drift", markdown=f"{judgement.why}\n\n{drift.as_markdown(verdict)}")
+    level = logging.ERROR if judgement.kind == "data_bug" else logging.INFO
+    log.log(level, "%s: %d answers, %s. %s", label, verdict.n, judgement.kind, judgement.why)
     return result
 
 
-def _compare(
-    use_case: str, release: str, start: datetime, end: datetime, home: Path
-) -> tuple[drift.Verdict, tuple[measures.Sketch, ...], list[str], str]:
-    """Profile every journal segment, merge and compare; verdict, the window's sketches, the profiles, the reference."""
-    folder, out = bentos.model_folder(release), home / "profiles" / use_case
-    reference = (folder / manifest.REFERENCE).read_text()
-    constant = [unmapped(x) for x in (manifest.load(folder), release, reference, start, end, out)]
+def _standard(use_case: str, release: str, home: Path) -> Standard:
+    """What was kept with the release; one of before calibrations were kept is calibrated at the check."""
+    folder = bentos.model_folder(release)
+    promised = manifest.load(folder).metrics.get(kinds.METRIC)
+    known, quality = folder / calibration.FILE, folder / estimates.FILE
+    month = verdicts.measured(home, use_case, release)
+    return Standard(
+        reference=(folder / manifest.REFERENCE).read_text(),
+        known=calibration.from_json(known.read_text()) if known.exists() else None,
+        quality=estimates.from_json(quality.read_text()) if quality.exists() else None,
+        measured=kinds.level("measured", month, promised),
+    )
+
+
+def _profiled(use_case: str, release: str, start: datetime, end: datetime, reference: str, home: Path) -> list[str]:
+    """Profile every journal segment; the names of the parts that hold answers of the window."""
+    found, out = manifest.load(bentos.model_folder(release)), home / "profiles" / use_case
+    constant = [unmapped(x) for x in (found, release, reference, start, end, out)]
     done = profile_segment.map(journal.segments(answers.folder(home, use_case)), *constant).result()
-    keys = sorted(key for key in done if key)
-    verdict, now = judge(keys, reference, use_case, out)
-    return verdict, now, keys, reference
+    return sorted(key for key in done if key)
 
 
 def utc(moment: datetime) -> datetime:
@@ -152,39 +202,43 @@ def utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _announce(result: dict[str, Any], path: Path, at: datetime, home: Path, *, emit: bool) -> str | None:
-    """Keep the verdict; emit the event once for these answers. Gives the event's id, also if it was emitted before."""
-    event = None
-    if result["state"] == "drift" and emit and not result["waits"]:
-        days = [result["since"][:10], result["until"][:10]]  # one event per release and window, however often it runs
-        event = str(uuid5(NAMESPACE_URL, json.dumps([result["release"], *days])))
-    known = json.loads(path.read_text()) if path.exists() else {}
-    if known.get("profiles") == result["profiles"] and known.get("event") == event and known:
-        return event
-    if event is not None and event != known.get("event"):
-        emit_event(
-            event=EVENT,
-            resource={"prefect.resource.id": f"bentoflow.{result['use_case']}"},
-            id=UUID(event),
-            payload={k: result[k] for k in ("use_case", "release", "since", "until", "rows", "reasons", "drifted")},
-        )
-    key = hashlib.sha256(json.dumps([path.name, result["profiles"], event]).encode()).hexdigest()[:16]
+def _announce(result: dict[str, Any], path: Path, at: datetime, home: Path, *, emit: bool) -> dict[str, str | None]:
+    """Keep the verdict; emit its event once for these answers.
+
+    Gives the ids of the event that asks for a training and of the alert, also if they were emitted before.
+    """
+    found: dict[str, str | None] = {"event": None, "alert": None}
+    if emit and result["asks"] and not result["waits"]:
+        found["event"] = _event_id(result, EVENT)
+    if emit and result["kind"] == "data_bug":
+        found["alert"] = _event_id(result, ALERT)
+    before = json.loads(path.read_text()) if path.exists() else {}
+    told = {name: before.get(name) for name in found}
+    same = ("profiles", "kind")
+    if before and all(before.get(name) == result[name] for name in same) and told == found:
+        return found
+    for name, event in (("event", EVENT), ("alert", ALERT)):
+        if found[name] is not None and found[name] != told[name]:
+            emit_event(
+                event=event,
+                resource={"prefect.resource.id": f"bentoflow.{result['use_case']}"},
+                id=UUID(found[name]),
+                payload={k: result[k] for k in PAYLOAD},
+            )
+    marks = [path.name, result["profiles"], result["kind"], *found.values()]
+    key = hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16]
     if not any(line.get("key") == key for line in history.read(home, result["use_case"])):
-        history.append(
-            home,
-            result["use_case"],
-            f"drift: {result['state']}",
-            at=at,
-            release=result["release"],
-            rows=result["rows"],
-            reasons=result["reasons"],
-            report=result["report"],
-            event=event,
-            waits=result["waits"],
-            key=key,
-        )
-    replace(path, json.dumps({**result, "event": event}, indent=1).encode())  # last: a killed check is told again
-    return event
+        kept = {k: result[k] for k in ("release", "rows", "state", "reasons", "report", "waits")}
+        action = f"drift: {result['kind']}"
+        history.append(home, result["use_case"], action, at=at, reason=result["why"], key=key, **kept, **found)
+    replace(path, json.dumps({**result, **found}, indent=1).encode())  # last: a killed check is told again
+    return found
+
+
+def _event_id(result: dict[str, Any], event: str) -> str:
+    """One event per release and window, however often it is checked."""
+    days = [result["since"][:10], result["until"][:10]]
+    return str(uuid5(NAMESPACE_URL, json.dumps([event, result["release"], *days])))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from flows.feedback import feedback
 from flows.prepare import prepare
 from flows.release import release
 from flows.settings import Settings
-from flows.steps import live
+from flows.steps import live, narrative
 from flows.steps import page as pages
 from flows.steps.page import Badge, Facts, Figure, Gallery, Links, Page, Section, Table, Text, Timeline
 from flows.stores import bentos, history, registry, tables
@@ -135,10 +135,9 @@ def replayed(chosen: Settings, story: Story, day: datetime, payments: int, *, fa
     story.facts.setdefault("drift", []).append({**checked, "day": f"{day:%Y-%m-%d}", "injected": injected})
     story.tell(
         "drift",
-        f"{checked['state']}: {', '.join(checked['drifted']) or 'no column'} beyond the limits"
-        + (f"; {checked['waits']}" if checked["state"] == "drift" and checked["waits"] else ""),
+        f"{checked['kind']}: {checked['why']} Now: {narrative.action(checked)}",
         when=day,
-        kind="warn" if checked["state"] == "drift" else "good",
+        kind=narrative.DRIFT[checked["kind"]],
     )
 
 
@@ -206,7 +205,7 @@ def page(chosen: Settings, story: Story) -> Path:
     promised = manifest.load(folder).metrics["roc_auc"]
     gates = json.loads((folder / "training.json").read_text())["gates"]["results"]
     drift = tuple(
-        (c["day"], c["rows"], Badge(c["state"], "warn" if c["drifted"] else "good"), ", ".join(c["drifted"]) or "–")
+        (c["day"], c["rows"], Badge(c["kind"], narrative.DRIFT[c["kind"]]), ", ".join(c["drifted"]) or "–", c["why"])
         for c in facts["drift"]
     )
     pictures = registry.pictures(registry.get(USE_CASE, facts["first"]["version"]))
@@ -220,7 +219,7 @@ def page(chosen: Settings, story: Story) -> Path:
             "Drift",
             "drift",
             (
-                Table(("Day", "Answers", "Verdict", "Columns beyond their limits"), drift),
+                Table(("Day", "Answers", "Kind", "Columns beyond their limits", "Why"), drift),
                 Links(tuple((f"Report of {c['day']}", relpath(c["report"], home / "demo")) for c in facts["drift"])),
             ),
         ),

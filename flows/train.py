@@ -83,14 +83,15 @@ def train(
     """Train a candidate on what was known at `as_of` (default: the newest prepare), judge it and register it.
 
     `drill` plants a known fault, so that a team can see its gates refuse; such a version says so in its tags.
-    With `reason="drift"` the cooldown applies; with `release_if_better` a promoted version is released at once.
+    With `reason="drift"` the cooldown applies, and no automatic reason trains on broken data; with
+    `release_if_better` a promoted version is released at once.
     """
     home, log = settings().home, get_run_logger()
     with locks.held(home, f"train-{use_case}") as alone:
         if not alone:
             log.warning("another training of %s is running; this one does nothing", use_case)
             return {"use_case": use_case, "skipped": "another training is running"}
-        wait = reason == "drift" and _cooldown(usecases.load(use_case), home)
+        wait = _waits(usecases.load(use_case), reason, home)
         if wait:
             log.warning("not training %s: %s", use_case, wait)
             return {"use_case": use_case, "skipped": wait}
@@ -106,8 +107,11 @@ def train(
     return result
 
 
-def _cooldown(case: UseCase, home: Path) -> str | None:
-    return policy.cooldown(history.read(home, case.name), clock.now(home, case.name), case.drift.cooldown_days)
+def _waits(case: UseCase, reason: str, home: Path) -> str | None:
+    """Why a training that nobody asked for must wait, or None."""
+    lines, now = history.read(home, case.name), clock.now(home, case.name)
+    broken = policy.broken(lines, now) if reason in policy.AUTOMATIC else None
+    return broken or (policy.cooldown(lines, now, case.drift.cooldown_days) if reason == "drift" else None)
 
 
 def _train(case: UseCase, as_of: datetime | None, reason: str, drill: Drill | None, home: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def test_the_history_tells_the_loop(home: Path) -> None:
     """First release, calm days, a training that was asked for, an injected drift, a refused drill, labels."""
     actions = [line["action"] for line in history.read(home, "fraud")]
     calm = ["drift: none", "drift: none"]
-    expected = ["trained: PROMOTE", "promoted", *calm, "drift: drift", "trained: REJECT", "feedback"]
+    expected = ["trained: PROMOTE", "promoted", *calm, "drift: data_bug", "trained: REJECT", "feedback"]
     rest = iter(actions)
     assert all(step in rest for step in expected), actions
 

@@ -40,11 +40,11 @@ def test_the_history_tells_the_whole_loop(home: Path) -> None:
     expected = [
         "trained: PROMOTE",
         "promoted",
-        "drift: drift",
+        "drift: benign",
         "trained: PROMOTE",
         "promoted",
         "trained: REJECT",
-        "drift: drift",
+        "drift: data_bug",
         "feedback",
         "rolled back",
     ]
@@ -53,11 +53,23 @@ def test_the_history_tells_the_whole_loop(home: Path) -> None:
 
 
 def test_the_retraining_was_started_by_the_drift_event(home: Path) -> None:
-    """Exactly one drift verdict emitted an event, and one training says that drift was its reason."""
-    events = [line for line in loop.lines(home, "drift: drift") if line["event"]]
+    """Exactly one check asked for a training: benign drift that lasted; one training says that drift was its reason."""
+    events = [line for line in loop.lines(home) if line["action"].startswith("drift: ") and line["event"]]
+    assert [line["action"] for line in events] == ["drift: benign"]
     trained = [line for line in loop.lines(home, "trained: PROMOTE") if line["reason"] == "drift"]
     assert len(events) == 1
     assert len(trained) == 1
+
+
+def test_every_month_is_benign_and_amounts_in_cents_are_broken_data(home: Path) -> None:
+    """On real purchases inputs move and quality holds; the injected fault is named and alerts, and trains nothing."""
+    checks = [line for line in loop.lines(home) if line["action"].startswith("drift: ")]
+    assert {line["action"] for line in checks[:-1]} == {"drift: benign"}
+    assert all("quality did not fall: estimated ROC AUC" in line["reason"] for line in checks[:-1])
+    assert checks[-1]["action"] == "drift: data_bug"
+    assert "100 times what they were" in checks[-1]["reason"]
+    assert checks[-1]["alert"]
+    assert [line["alert"] for line in checks[:-1]] == [None] * (len(checks) - 1)
 
 
 def test_live_quality_is_what_the_acceptance_asks(home: Path) -> None:

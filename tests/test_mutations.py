@@ -180,7 +180,10 @@ MUTATIONS = (
     Mutation(
         "11 chance alone raises no drift alarm",
         "flows/steps/drift.py",
-        (("if index - expected > rules.max_psi and index > rare:", "if index > expected:"),),
+        (
+            ('if values["psi"] - expected > rules.max_psi:', "if True:"),
+            ("if TESTS * chance <= limit]", "if chance <= 0.05]"),
+        ),
         "tests/flows/steps/test_drift.py::test_windows_without_drift_raise_no_alarm",
     ),
     Mutation(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bentos.runtime.scoring.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Manifest, sha256
-from flows.steps import card, gates, plots, probes, search, sketches
+from flows.steps import calibration, card, estimates, gates, plots, probes, search, sketches
 from flows.steps.candidate import Candidate, Table
 from flows.usecases.spec import UseCase
 
@@ -97,6 +97,10 @@ def write(folder: Path, outcome: Outcome, *, profile: bytes) -> Manifest:
     (folder / GOLDEN).write_text(json.dumps(golden(built, test)))
     (folder / REFERENCE).write_text(sketches.to_json(reference))
     (folder / REFERENCE_PROFILE).write_bytes(profile)
+    known = calibration.calibrate(reference, outcome.case.drift, seed=outcome.case.seed)
+    (folder / calibration.FILE).write_text(calibration.to_json(known))
+    if quality := estimates.recalibrate(test.y, built.test_scores, built.scorer.manifest.threshold):
+        (folder / estimates.FILE).write_text(estimates.to_json(quality))
     (folder / TRAINING).write_text(json.dumps(training_facts(outcome), default=str))
     predictions = {"entity": test.entities, "time": test.times, "label": test.y, "score": built.test_scores}
     pd.DataFrame(predictions).to_parquet(folder / PREDICTIONS, coerce_timestamps="us")

@@ -24,6 +24,13 @@ from flows.steps.page import (
 )
 
 KINDS: dict[str, Kind] = {"PROMOTE": "good", "HOLD": "warn", "REJECT": "bad"}
+DRIFT: dict[str, Kind] = {
+    "none": "good",
+    "benign": "info",
+    "harmful": "bad",
+    "data_bug": "bad",
+    "not_enough_data": "warn",
+}
 SHOWN = ("roc_auc", "average_precision", "accuracy", "precision", "recall", "brier_skill", "calibration_error")
 COMMANDS = """make up                                   # Prefect, a worker, MLflow and the service
 bentoflow status
@@ -123,16 +130,16 @@ def _drift(facts: Mapping[str, Any], home: Path) -> tuple[Block, ...]:
             c["month"] + (" injected" if c["injected"] else ""),
             c["release"].split(":")[-1],
             c["rows"],
-            Badge(c["state"], "warn" if c["state"] == "drift" else "good"),
+            Badge(c["kind"], DRIFT[c["kind"]]),
             ", ".join(c["drifted"]) or "–",
-            "event, training" if c["event"] else c["waits"] or "–",
+            live.interval(c["quality"]["estimated"]) if "estimated" in c["quality"] else "–",
+            action(c),
         )
         for c in checks
     )
-    limit = 0.2
     figures = tuple(
         Figure(
-            plots.drift_bars(list(c["psi"]), list(c["psi"].values()), limit),
+            plots.drift_bars(list(c["psi"]), list(c["psi"].values()), c["max_psi"]),
             f"PSI per column in {c['month']}",
             f"{c['month']}, {c['release'].split(':')[-1]}" + (" (injected)" if c["injected"] else ""),
         )
@@ -149,13 +156,26 @@ def _drift(facts: Mapping[str, Any], home: Path) -> tuple[Block, ...]:
     return (
         Text(
             "Nobody joins after March 1997, so every customer grows older and most fall silent: tenure and recency "
-            "move by themselves, while live quality rises. The check says that the inputs moved; whether a new model "
-            "is better is for the gates."
+            "move by themselves, while live quality rises. The check estimates quality from the scores, calls this "
+            "drift benign, and after three such months asks for a refresh on newer labels, as the use case declares; "
+            "whether the new model is better is for the gates. Amounts in cents are no drift but broken data: they "
+            "alert, and train nothing."
         ),
-        Table(("Month", "Release", "Answers", "Verdict", "Columns beyond their limits", "Action"), rows),
+        Table(
+            ("Month", "Release", "Answers", "Kind", "Columns beyond their limits", "Estimated ROC AUC", "Action"), rows
+        ),
         Gallery(figures),
         Links(links),
     )
+
+
+def action(checked: Mapping[str, Any]) -> str:
+    """What a check led to, in a few words."""
+    if checked["event"]:
+        return f"an event asks for a training: {checked['asks']}"
+    if checked["alert"]:
+        return "an alert is sent; nothing is trained on this"
+    return (checked["waits"] if checked["asks"] else None) or "nothing to do"
 
 
 def _retraining(facts: Mapping[str, Any]) -> tuple[Block, ...]:

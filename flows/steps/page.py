@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 Kind = Literal["good", "warn", "bad", "info"]
-NUMBER = re.compile(r"[<>≤≥~≈]?\s*[+−-]?[\d][\d,.\s]*\s*(%|pp|s|ms|µs|[kMG]?B)?|[–-]|")
+NUMBER = re.compile(r"[<>≤≥~≈]?\s*[+−-]?[\d][\d,.\s]*\s*(%|pp|sd|s|ms|µs|[kMG]?B)?|[–-]|")
 ANCHOR = re.compile(r"[A-Za-z][\w-]*")
 
 

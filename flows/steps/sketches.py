@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.api import types
 
+from flows.steps import grid
 from flows.steps.measures import Sketch
 
 OTHER = "(other)"  # last category of every categorical sketch: whatever the reference does not name
@@ -53,7 +54,16 @@ def add(a: Sketch, b: Sketch) -> Sketch:
             "count both with bin_counts and the same reference"
         )
     counts = tuple(x + y for x, y in zip(a.counts, b.counts, strict=True))
-    return replace(a, n=a.n + b.n, missing=a.missing + b.missing, counts=counts)
+    return replace(
+        a,
+        n=a.n + b.n,
+        missing=a.missing + b.missing,
+        counts=counts,
+        low=min((x for x in (a.low, b.low) if x is not None), default=None),
+        high=max((x for x in (a.high, b.high) if x is not None), default=None),
+        cells=grid.add(a.cells, b.cells),
+        odd=a.odd + b.odd,
+    )
 
 
 def merge(parts: Sequence[tuple[Sketch, ...]]) -> tuple[Sketch, ...]:
@@ -72,7 +82,10 @@ def from_json(text: str) -> tuple[Sketch, ...]:
     """The sketches that `to_json` wrote; ValueError if they are none."""
     try:
         return tuple(
-            Sketch(**{**raw, **{key: tuple(raw[key]) for key in ("counts", "edges", "categories")}})
+            Sketch(
+                **{**raw, **{key: tuple(raw[key]) for key in ("counts", "edges", "categories")}}
+                | {"cells": tuple((int(index), int(n)) for index, n in raw.get("cells", ()))}
+            )
             for raw in json.loads(text)
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -157,11 +170,26 @@ def _categorical(name: str, column: pd.Series) -> Sketch:
 
 def _count(sketch: Sketch, column: pd.Series) -> Sketch:
     if sketch.kind == "numeric":
-        values = _numbers(column)
-        values = values[~np.isnan(values)]
-        counts = np.bincount(np.searchsorted(sketch.edges, values, side="right"), minlength=len(sketch.edges) + 1)
-        return replace(sketch, n=len(column), missing=len(column) - values.size, counts=tuple(counts.tolist()))
+        return _count_numbers(sketch, column)
     tally = _tally(column)
     known = [tally.get(category, 0) for category in sketch.categories[:-1]]
     present = sum(tally.values())
     return replace(sketch, n=len(column), missing=len(column) - present, counts=(*known, present - sum(known)))
+
+
+def _count_numbers(sketch: Sketch, column: pd.Series) -> Sketch:
+    values = _numbers(column)
+    values = values[~np.isnan(values)]
+    finite = values[np.isfinite(values)]
+    counts = np.bincount(np.searchsorted(sketch.edges, values, side="right"), minlength=len(sketch.edges) + 1)
+    missing = len(column) - values.size
+    return replace(
+        sketch,
+        n=len(column),
+        missing=missing,
+        counts=tuple(counts.tolist()),
+        low=float(finite.min()) if finite.size else None,
+        high=float(finite.max()) if finite.size else None,
+        cells=grid.count(finite),
+        odd=missing - int(column.isna().sum()) if missing else 0,
+    )

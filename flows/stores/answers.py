@@ -48,6 +48,12 @@ def features_frame(
     return pd.DataFrame({**columns, "score": np.array([r["score"] for r in listed], dtype=np.float64)})
 
 
+def identity_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """What tells one answer from another beside its features: the entity, and the call that it was answered in."""
+    listed = list(records)
+    return pd.DataFrame({"entity": [str(r["entity"]) for r in listed], "wall": [r["wall"] for r in listed]})
+
+
 def recent(
     home: Path, use_case: str, since: datetime, *, arms: Iterable[str]
 ) -> dict[str, dict[int | str, dict[str, Any]]]:

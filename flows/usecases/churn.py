@@ -82,7 +82,8 @@ USE_CASE = UseCase(
         "spend_90d",
     ),
     gates=GateRules(min_roc_auc=0.75, min_average_precision=0.90, min_precision=0.85, min_recall=0.90),
-    drift=DriftRules(cooldown_days=HORIZON_DAYS),
+    # nobody joins, so tenure and recency must move: three benign months ask for a refresh once new labels are there
+    drift=DriftRules(cooldown_days=HORIZON_DAYS, refresh_windows=3),
     slices=(
         Slice(feature="total_purchases", edges=(1, 2, 4)),
         Slice(feature="tenure_months", edges=(0, 6, 8)),

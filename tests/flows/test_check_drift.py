@@ -1,5 +1,7 @@
 """check_drift: a pure function of the journal; one event per release and window, and none within the cooldown."""
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,12 @@ from typing import Any
 import pytest
 
 import flows.check_drift as module
+from bentos.runtime import clock
 from flows.check_drift import check_drift
-from flows.steps import plots
+from flows.steps import calibration, estimates, plots, policy
 from flows.stores import history
-from tests.flows.conftest import Bases, answers_of, champion, holdout, journalled
+from flows.train import train
+from tests.flows.conftest import SMALL, Bases, answers_of, champion, holdout, journalled, use
 
 WITHIN = datetime(1998, 2, 1, tzinfo=UTC)  # the cooldown ends 90 days after the training of 1998-01-01
 AFTER = datetime(1998, 5, 1, tzinfo=UTC)
@@ -43,12 +47,20 @@ def check(moment: datetime = AFTER, **more: Any) -> dict[str, Any]:
 
 
 def fill(
-    home: Path, bases: Bases, *, rows: int = 2_000, factor: float = 1.0, moment: datetime = AFTER, **more: Any
+    home: Path,
+    bases: Bases,
+    *,
+    rows: int = 2_000,
+    factor: float = 1.0,
+    older: float = 0.0,
+    moment: datetime = AFTER,
+    seed: int = 3,
+    **more: Any,
 ) -> None:
-    """Journal the held-out rows as answers of that moment, their amounts multiplied."""
-    chosen = holdout(bases).sample(rows, random_state=3)
+    """Journal the held-out rows as answers of that moment, amounts multiplied, tenure longer by some months."""
+    chosen = holdout(bases).sample(rows, random_state=seed)
     money = ["avg_purchase_amount", "spend_90d"]
-    shifted = chosen.assign(**(chosen[money] * factor))
+    shifted = chosen.assign(**(chosen[money] * factor), tenure_months=chosen["tenure_months"] + older)
     journalled(home, answers_of(champion(home), shifted, moment, **more), segments=3)
 
 
@@ -81,33 +93,128 @@ def test_the_reference_itself_does_not_drift(released: Path, bases: Bases, event
     """The held-out rows, answered by the service, are exactly what they are compared with: PSI 0, verdict none."""
     fill(released, bases)
     found = check()
-    assert (found["state"], found["rows"], found["drifted"]) == ("none", 2_000, [])
+    assert (found["state"], found["kind"], found["rows"], found["drifted"]) == ("none", "none", 2_000, [])
     assert max(found["psi"].values()) == pytest.approx(0, abs=1e-9)
     assert events == []
 
 
-def test_a_shift_is_drift_with_one_event_and_a_report(released: Path, bases: Bases, drawn: list[Any]) -> None:
-    """Amounts in cents: the verdict names the columns, one event carries it, and the report is a whole page."""
+def test_amounts_in_cents_are_broken_data_with_one_alert_and_a_report(
+    released: Path, bases: Bases, drawn: list[Any]
+) -> None:
+    """Amounts in cents: the verdict names columns and factor, one alert carries it, and no training is asked for."""
     fill(released, bases, factor=100)
     found = check()
-    assert found["state"] == "drift"
+    assert (found["state"], found["kind"], found["asks"], found["event"]) == ("drift", "data_bug", "", None)
     assert {"avg_purchase_amount", "spend_90d"} <= set(found["drifted"])
     assert "tenure_months" not in found["drifted"]
+    assert {(s["name"], s["column"]) for s in found["signatures"]} >= {("scale", "avg_purchase_amount")}
+    assert "Avg_purchase_amount: values are 100 times what they were" in found["why"]
     (event,) = drawn
-    assert str(event["id"]) == found["event"]
-    assert event["event"] == "bentoflow.drift.detected"
+    assert str(event["id"]) == found["alert"]
+    assert event["event"] == "bentoflow.data_bug.detected"
     assert event["resource"] == {"prefect.resource.id": "bentoflow.churn"}
-    assert event["payload"]["rows"] == 2_000
+    assert (event["payload"]["rows"], event["payload"]["kind"]) == (2_000, "data_bug")
     html = Path(found["report"]).read_text()
+    assert "Broken data" in html
     assert "avg_purchase_amount" in html
+    assert "Called drifted" in html
     assert html.rstrip().endswith("</html>")
-    assert lines(released)[-1]["event"] == found["event"]
+    assert lines(released)[-1]["action"] == "drift: data_bug"
+    assert lines(released)[-1]["alert"] == found["alert"]
+
+
+def test_moved_inputs_with_held_quality_are_benign_and_ask_for_nothing(
+    released: Path, bases: Bases, events: list[Any]
+) -> None:
+    """Customers who are a year older: benign, with the estimated quality in the sentence, and no event."""
+    fill(released, bases, older=12)
+    found = check()
+    assert (found["state"], found["kind"], found["asks"], events) == ("drift", "benign", "", [])
+    assert found["why"].startswith("Tenure_months")
+    assert "quality did not fall: estimated ROC AUC" in found["why"]
+    assert found["quality"]["estimated"]["promised"] == pytest.approx(
+        bases.train["metrics"]["roc_auc"]["value"], abs=0.03
+    )
+
+
+def test_benign_drift_in_three_windows_in_a_row_asks_for_a_refresh(
+    released: Path, bases: Bases, events: list[Any]
+) -> None:
+    """The use case declares three windows: the third one emits the event, checked again it emits none."""
+    for week in range(3):
+        fill(released, bases, rows=700, older=12, moment=AFTER + timedelta(days=7 * week), seed=week)
+    kinds = [check(AFTER + timedelta(days=7 * week)) for week in range(3)]
+    assert [(c["kind"], bool(c["event"])) for c in kinds] == [("benign", False), ("benign", False), ("benign", True)]
+    assert "benign drift in 3 windows in a row" in kinds[-1]["asks"]
+    (event,) = events
+    assert (event["event"], event["payload"]["kind"]) == ("bentoflow.drift.detected", "benign")
+    assert check(AFTER + timedelta(days=14)) == kinds[-1]
+    assert len(events) == 1
+
+
+def worse(home: Path, release: str, value: float) -> None:
+    """A month of mature labels that measured this ROC AUC for the release."""
+    auc = {"value": value, "low": value - 0.02, "high": value + 0.02}
+    months = [{"month": "1998-04", "labels": 900, "releases": [release], "roc_auc": auc}]
+    (home / "feedback").mkdir(exist_ok=True)
+    (home / "feedback" / "churn.json").write_text(json.dumps({"months": months}))
+
+
+def test_measured_quality_that_fell_is_harmful_and_asks_for_a_training(
+    released: Path, bases: Bases, drawn: list[Any]
+) -> None:
+    """Labels say that the release ranks worse than promised: one event, although no input moved."""
+    fill(released, bases)
+    worse(released, bases.release["release"], 0.60)
+    found = check()
+    assert (found["state"], found["kind"], found["asks"]) == ("none", "harmful", "quality fell")
+    assert "measured ROC AUC 0.600" in found["why"]
+    (event,) = drawn
+    assert (str(event["id"]), event["event"]) == (found["event"], "bentoflow.drift.detected")
+    assert "Harmful drift" in Path(found["report"]).read_text()
+
+
+def test_drift_that_must_persist_waits_for_the_next_window(
+    released: Path, bases: Bases, events: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two of two windows needed the first is none, with its reason, and the second is drift."""
+    use(monkeypatch, drift=replace(SMALL.drift, persist=2, persist_of=2))
+    for week in range(2):
+        fill(released, bases, rows=700, older=12, moment=AFTER + timedelta(days=7 * week), seed=week)
+    first, second = check(), check(AFTER + timedelta(days=7))
+    assert (first["state"], first["kind"], second["state"], second["kind"]) == ("none", "none", "drift", "benign")
+    assert first["reasons"][0] == "1 of the last 1 windows drifted, 2 of 2 are needed"
+
+
+def test_broken_data_stop_trainings_that_nobody_asked_for(released: Path, bases: Bases, events: list[Any]) -> None:
+    """After a data bug neither drift nor the schedule trains, until a later check finds the data mended."""
+    fill(released, bases, factor=100)
+    assert check()["kind"] == "data_bug"
+    clock.write(released, "churn", AFTER)
+    for reason in ("drift", "schedule"):
+        assert "found broken data" in train("churn", reason=reason)["skipped"]
+    fill(released, bases, moment=AFTER + timedelta(days=7))
+    assert check(AFTER + timedelta(days=7))["kind"] == "none"
+    assert policy.broken(history.read(released, "churn"), AFTER + timedelta(days=8)) is None
+
+
+def test_a_release_without_calibration_is_calibrated_at_the_check(
+    released: Path, bases: Bases, events: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release of before calibrations and qualities were kept is judged too, and its page says so."""
+    fill(released, bases, older=12)
+    monkeypatch.setattr(calibration, "FILE", "none.json")
+    monkeypatch.setattr(estimates, "FILE", "none.json")
+    found = check()
+    assert (found["kind"], found["quality"]) == ("benign", {})
+    assert "The release kept no calibration" in Path(found["report"]).read_text()
 
 
 def test_a_second_run_emits_nothing_new(released: Path, bases: Bases, events: list[Any]) -> None:
-    """Over the same answers the result is the same, event id included; no event and no line of history are added."""
+    """Over the same answers the result is the same, alert included; no event and no line of history are added."""
     fill(released, bases, factor=100)
     first = check()
+    assert first["alert"]
     told = lines(released)
     assert check() == first
     assert len(events) == 1
@@ -116,20 +223,23 @@ def test_a_second_run_emits_nothing_new(released: Path, bases: Bases, events: li
 
 def test_more_answers_in_the_window_are_another_verdict(released: Path, bases: Bases, events: list[Any]) -> None:
     """New answers in the same window are judged again, with one more line, but the window asks for one training."""
-    fill(released, bases, factor=100)
+    fill(released, bases)
+    worse(released, bases.release["release"], 0.60)
     first = check()
-    fill(released, bases, rows=600, factor=100)
+    fill(released, bases, rows=600)
     second = check()
     assert second["rows"] == first["rows"] + 600
+    assert first["event"]
     assert second["event"] == first["event"]
     assert (len(events), len(lines(released))) == (1, 2)
 
 
 def test_within_the_cooldown_no_event_is_emitted(released: Path, bases: Bases, events: list[Any]) -> None:
-    """Drift shortly after a training is reported with why it waits, and asks for nothing."""
-    fill(released, bases, factor=100, moment=WITHIN)
+    """Harm shortly after a training is reported with why it waits, and emits nothing."""
+    fill(released, bases, older=12, moment=WITHIN)
+    worse(released, bases.release["release"], 0.60)
     found = check(WITHIN)
-    assert (found["state"], found["event"]) == ("drift", None)
+    assert (found["state"], found["kind"], found["event"]) == ("drift", "harmful", None)
     assert "in cooldown until 1998-04-01" in found["waits"]
     assert events == []
     assert lines(released)[-1]["waits"] == found["waits"]
@@ -139,8 +249,8 @@ def test_emit_false_only_looks(released: Path, bases: Bases, events: list[Any]) 
     """With emit=False the verdict is the same and no event leaves; a later run with it still emits one."""
     fill(released, bases, factor=100)
     looked = check(emit=False)
-    assert (looked["state"], looked["event"], events) == ("drift", None, [])
-    assert check()["event"] == str(events[0]["id"])
+    assert (looked["state"], looked["alert"], events) == ("drift", None, [])
+    assert check()["alert"] == str(events[0]["id"])
 
 
 def test_a_killed_run_is_finished_with_the_same_verdict(released: Path, bases: Bases, events: list[Any]) -> None:
@@ -159,7 +269,7 @@ def test_a_killed_run_is_finished_with_the_same_verdict(released: Path, bases: B
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "window.bin"} == {
         k: v for k, v in kept.items() if k != "window.bin"
     }
-    assert {str(e["id"]) for e in events} == {first["event"]}
+    assert {str(e["id"]) for e in events} == {first["alert"]}
     assert len(lines(released)) == 1
 
 
@@ -206,5 +316,6 @@ def test_missing_values_are_drift_of_the_column(released: Path, bases: Bases, ev
     gaps = rows.assign(recency_days=rows["recency_days"].where(rows["user_id"] % 3 != 0))
     journalled(released, answers_of(champion(released), gaps, AFTER))
     found = check()
-    assert found["state"] == "drift"
+    assert (found["state"], found["kind"]) == ("drift", "data_bug")
     assert "recency_days" in found["drifted"]
+    assert [(s["name"], s["column"]) for s in found["signatures"]] == [("nulls", "recency_days")]

@@ -276,7 +276,7 @@ def test_answers_are_watched_labelled_and_explained(site: Site) -> None:
     journal.append(answered(site, cents, AS_OF + 9 * DAY))
     journal.close()
     moved = check_drift("fraud", since=AS_OF + 9 * DAY, until=AS_OF + 10 * DAY, emit=False)
-    assert moved["state"] == "drift"
+    assert (moved["state"], moved["kind"]) == ("drift", "data_bug")
     assert "amount" in moved["drifted"]
     measured = feedback("fraud", min_labels=100)
     assert (measured["answers"], measured["labels"]) == (len(rows) + len(later), len(rows))

@@ -29,16 +29,21 @@ def month(name: str, value: float) -> dict[str, Any]:
     }
 
 
-def check(name: str, state: str, **changes: Any) -> dict[str, Any]:
+def check(name: str, kind: str, **changes: Any) -> dict[str, Any]:
+    moved = kind in ("benign", "harmful", "data_bug")
     given = {
         "month": name,
         "injected": False,
         "release": "churn:v1-aa",
         "rows": 700,
-        "state": state,
-        "drifted": ["recency_days"] if state == "drift" else [],
-        "event": "e1" if state == "drift" else None,
+        "kind": kind,
+        "drifted": ["recency_days"] if moved else [],
+        "quality": {"estimated": interval(0.82)} if moved else {},
+        "asks": "quality fell" if kind == "harmful" else "",
+        "event": "e1" if kind == "harmful" else None,
+        "alert": "a1" if kind == "data_bug" else None,
         "waits": None,
+        "max_psi": 0.15,
         "psi": {"recency_days": 0.4, "score": 0.05},
         "report": str(HOME / "reports" / f"{name}.html"),
     }
@@ -56,7 +61,7 @@ def facts(**changes: Any) -> dict[str, Any]:
                   "test_cutoff": "1997-10-01T00:00:00"},
         "training": {"choice": "the only one", "gates": gates.to_dict(done.verdict)},
         "manifest": manifest,
-        "drift": [check("1998-01", "none"), check("1998-04", "drift")],
+        "drift": [check("1998-01", "benign"), check("1998-04", "harmful")],
         "retrained": [
             {"version": "2", "verdict": "PROMOTE", "moment": "1998-04-01", "metrics": {"roc_auc": 0.812},
              "reasons": [], "run": "swift-owl", "state": "Completed", "gates": results}
@@ -88,6 +93,9 @@ def test_the_page_tells_the_whole_loop() -> None:
         "0.790, 0.810",
         "better_than_dummy",
         "1998-04",
+        "an event asks for a training: quality fell",
+        "nothing to do",
+        "0.820 (0.800 to 0.840)",
         "swift-owl",
         "Version 3 was trained on shuffled labels",
         "its verdict is REJECT.",
@@ -122,8 +130,9 @@ def test_what_did_not_happen_is_said(changes: dict[str, Any], said: str) -> None
 
 def test_injected_drift_is_called_injected() -> None:
     """What was done to the data on purpose is marked in the table, the picture and the link."""
-    html = render(narrative.page(facts(drift=[check("1998-05", "drift", injected=True)]), HOME))
+    html = render(narrative.page(facts(drift=[check("1998-05", "data_bug", injected=True)]), HOME))
     assert html.count("injected") >= 3
+    assert "an alert is sent; nothing is trained on this" in html
 
 
 def test_a_month_without_answers_has_no_picture() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.steps import drift, page, sketches
+from flows.steps import drift, kinds, page, sketches
 from flows.steps import report as drift_report
 from flows.usecases.spec import DriftRules
 from tests import browser
@@ -74,7 +74,7 @@ def report(shift: float = 1.0, rows: int = 2000) -> tuple[drift.Verdict, page.Pa
     verdict = drift.compare(then, sketches.bin_counts(table(rows, shift), then), DriftRules())
     figures = {name: png() for name in (drift_report.OVERVIEW, "recency", "amount", "country")}
     context = {"use case": "churn", "release": "churn:v9", "next": "bentoflow train --use-case churn"}
-    return verdict, drift_report.drift_page(verdict, figures, context)
+    return verdict, drift_report.drift_page(verdict, kinds.judge(verdict, ()), figures, context)
 
 
 def text(html: str) -> str:
@@ -169,7 +169,15 @@ def test_the_drift_report_says_what_why_and_what_next() -> None:
     assert "1 of 3 columns drifted: recency" in shown
     assert "bentoflow train --use-case churn" in shown
     assert "churn:v9" in shown
-    assert [section.anchor for section in made.sections] == ["compared", "columns", "next", "column-1", "stable"]
+    assert [section.anchor for section in made.sections] == [
+        "compared",
+        "quality",
+        "columns",
+        "alarms",
+        "next",
+        "column-1",
+        "stable",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +197,7 @@ def test_a_report_needs_no_figure() -> None:
     """Without figures and context the table alone remains, also when one drifted column is too few."""
     verdict, _ = report()
     few = replace(verdict, state="none", rules=replace(verdict.rules, min_drifted_columns=2))
-    shown = text(page.render(drift_report.drift_page(few, {}, {})))
+    shown = text(page.render(drift_report.drift_page(few, kinds.judge(few, ()), {}, {})))
     assert "1 of 3 columns drifted, fewer than the 2 needed: recency." in shown
 
 

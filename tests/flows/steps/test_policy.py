@@ -1,11 +1,13 @@
 """Policy: drift may start a training once the last one is old enough."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from flows.steps import policy
 from flows.steps.policy import cooldown
+from flows.usecases.spec import DriftRules
 
 NOW = datetime(1998, 4, 1, tzinfo=UTC)
 
@@ -65,3 +67,38 @@ def test_a_training_that_failed_does_not_shorten_the_cooldown() -> None:
 def test_no_days_no_cooldown() -> None:
     """With 0 days drift may always start a training."""
     assert cooldown([line("trained: PROMOTE", "1998-04-01")], NOW, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "earlier", "windows", "asked"),
+    [
+        ("harmful", [], 0, True),
+        ("benign", ["benign"] * 9, 0, False),
+        ("benign", ["benign"], 3, False),
+        ("benign", ["none", "benign", "benign"], 3, True),
+        ("benign", ["benign", "data_bug"], 2, False),
+        ("data_bug", ["benign"] * 9, 3, False),
+        ("none", ["benign"] * 9, 3, False),
+        ("not_enough_data", ["harmful"] * 9, 3, False),
+    ],
+)
+def test_only_harm_and_declared_lasting_drift_ask_for_a_training(
+    kind: str, earlier: list[str], windows: int, asked: bool
+) -> None:
+    """Harm asks at once, benign drift after the declared number of windows in a row, and nothing else ever."""
+    assert bool(policy.asks(kind, earlier, DriftRules(refresh_windows=windows))) == asked
+
+
+def test_broken_data_block_until_a_later_check_or_for_a_month() -> None:
+    """The newest check counts, whatever else happened since, and an old one no more."""
+
+    def check(kind: str, day: int) -> dict[str, Any]:
+        return {"action": f"drift: {kind}", "at": datetime(1998, 5, day, tzinfo=UTC).isoformat()}
+
+    now, feedback = datetime(1998, 5, 20, tzinfo=UTC), {"action": "feedback", "at": "1998-05-19T00:00:00+00:00"}
+    assert policy.broken([], now) is None
+    assert "1998-05-10 found broken data" in str(
+        policy.broken([check("none", 1), check("data_bug", 10), feedback], now)
+    )
+    assert policy.broken([check("data_bug", 10), check("benign", 11)], now) is None
+    assert policy.broken([check("data_bug", 10)], now + timedelta(days=22)) is None

@@ -1,0 +1,60 @@
+"""Windows: everything that a check keeps of a stretch of answers; a window's is the sum of its parts'."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from flows.steps import copies, estimates, grid, sketches
+from flows.steps.copies import Copies
+from flows.steps.measures import Sketch
+
+SCORE = "score"  # the column of answers that quality is estimated from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Sketches of the columns in the reference's bins, scores in cells of log odds, and a sample of repeated rows."""
+
+    sketches: tuple[Sketch, ...]
+    scores: estimates.Scores = ()
+    copies: Copies = ()
+
+
+def count(frame: pd.DataFrame, reference: tuple[Sketch, ...], identity: pd.DataFrame | None = None) -> Window:
+    """A frame's rows counted; `identity` [rows] are further columns by which rows count as the same or not."""
+    rows = frame if identity is None else pd.concat([identity.reset_index(drop=True), frame], axis=1)
+    return Window(
+        sketches=sketches.bin_counts(frame, reference),
+        scores=estimates.count(frame[SCORE]) if SCORE in frame else (),
+        copies=copies.sample(rows),
+    )
+
+
+def merge(parts: Sequence[Window]) -> Window:
+    """One window of all parts' rows, each counted with the same reference; empty for no part."""
+    scores: grid.Cells = ()
+    for part in parts:
+        scores = grid.add(scores, part.scores)
+    return Window(
+        sketches=sketches.merge([part.sketches for part in parts]),
+        scores=scores,
+        copies=copies.merge([part.copies for part in parts]),
+    )
+
+
+def to_json(window: Window) -> str:
+    """Canonical JSON: sorted keys, no NaN."""
+    columns = json.loads(sketches.to_json(window.sketches))
+    return json.dumps({"columns": columns, "copies": window.copies, "scores": window.scores}, sort_keys=True)
+
+
+def from_json(text: str) -> Window:
+    """The window that `to_json` wrote; ValueError if it is none."""
+    try:
+        raw = json.loads(text)
+        pairs = {key: tuple((int(i), int(n)) for i, n in raw[key]) for key in ("scores", "copies")}
+        return Window(sketches=sketches.from_json(json.dumps(raw["columns"])), **pairs)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a window: {error!r}") from error
