@@ -15,7 +15,7 @@ class Settings(BaseSettings):
 
     A service reads variables of its own: BENTOFLOW_USE_CASE, BENTOFLOW_WORKERS (processes, 1), BENTOFLOW_ONLINE_STORE
     (redis://…, else SQLite) and BENTOFLOW_FEATURE_CACHE_S (seconds that features read from the online store are kept in
-    the process, 0: off; for Redis above all, see bentos/runtime/features/cache.py).
+    the process, 0: off; it pays beside Redis only, see bentos/runtime/features/cache.py).
     """
 
     model_config = SettingsConfigDict(env_prefix="BENTOFLOW_", frozen=True)

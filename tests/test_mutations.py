@@ -125,6 +125,12 @@ MUTATIONS = (
         "tests/bentos/test_packed.py::test_a_write_past_the_packing_is_seen_at_once_by_a_reader_that_is_open[sqlite]",
     ),
     Mutation(
+        "5 a value is kept for the feature cache's time at most",
+        "bentos/runtime/features/cache.py",
+        (("if until <= moment]", "if until == -math.inf]"),),
+        "tests/bentos/test_cache.py::test_values_and_unknown_entities_are_kept_for_the_same_time_and_no_longer[sqlite]",
+    ),
+    Mutation(
         "6 an answer is in the journal before it leaves",
         "bentos/runtime/predictor.py",
         (
