@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar
 import bentoml
 import orjson
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, ValidationError, WrapValidator
-from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -25,6 +24,7 @@ from bentos.runtime.predictor import Predictor
 from bentos.runtime.scoring.inputs import MAX_ROWS
 
 MAX_VALUES = 10_000  # of one row
+TOO_WIDE = f"A row has at most {MAX_VALUES:,} values"
 
 
 def workers() -> int:
@@ -61,8 +61,8 @@ def one_or_many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
     """The body model for rows of one kind. A malformed row of a list becomes its own error, a single one a 400."""
     many = Annotated[list[Annotated[row, WrapValidator(_set_aside)]], Field(max_length=MAX_ROWS), Tag("rows")]  # type: ignore[valid-type]
     body: Any = Annotated[
-        Annotated[row, WrapValidator(_bounded), Tag("row")] | many,  # type: ignore[valid-type]
-        Discriminator(lambda value: "rows" if isinstance(value, list) else "row"),
+        Annotated[row, Tag("row")] | many,  # type: ignore[valid-type]
+        Discriminator(_kind, custom_error_type="too_wide", custom_error_message=TOO_WIDE),
         Field(json_schema_extra={"example": example}),
     ]
     return _rows(f"{row.__name__}s", row, body, takes_one=True)
@@ -111,18 +111,21 @@ def one_or_many_answers(answer: type[BaseModel]) -> type[RootModel[Any]]:
     )
 
 
-def _bounded(value: Any, handler: Callable[[Any], BaseModel]) -> BaseModel:
-    """A row unless it has absurdly many values: each wrong one would be an error of its own in the reply."""
-    if isinstance(value, dict):
-        n = len(value) + sum(len(part) for part in value.values() if isinstance(part, dict | list))
-        if n > MAX_VALUES:
-            raise PydanticCustomError(
-                "too_long", "A row has at most {most} values, not {n}", {"most": MAX_VALUES, "n": n}
-            )
-    return handler(value)
+def _kind(value: Any) -> str | None:
+    """Whether a body is a list of rows or one; neither if the one has absurdly many values."""
+    return "rows" if isinstance(value, list) else None if _too_wide(value) else "row"
+
+
+def _too_wide(value: Any) -> bool:
+    """Whether a row has more values than any model: each wrong one would be an error of its own in the reply."""
+    if not isinstance(value, dict):
+        return False
+    return len(value) + sum(len(part) for part in value.values() if isinstance(part, dict | list)) > MAX_VALUES
 
 
 def _set_aside(value: Any, handler: Callable[[Any], BaseModel]) -> BaseModel | RowError:
+    if _too_wide(value):
+        return RowError(400, TOO_WIDE)
     try:
         return handler(value)
     except ValidationError as error:
