@@ -24,6 +24,7 @@ from flows.settings import settings
 from flows.steps import calibration, drift, estimates, kinds, page, plots, policy, signatures, sketches, windows
 from flows.steps import report as drift_report
 from flows.stores import answers, bentos, history, profiles, transaction, verdicts
+from flows.usecases.spec import UseCase
 
 EVENT = "bentoflow.drift.detected"  # asks for a training
 ALERT = "bentoflow.data_bug.detected"  # asks for a person
@@ -134,45 +135,60 @@ def check_drift(
     standard = _standard(use_case, release, home)
     keys = _profiled(use_case, release, start, end, standard.reference, home)
     checked = judge(keys, standard, use_case, home / "profiles" / use_case, [bool(v["drifted"]) for v in earlier])
-    verdict, judgement = checked.verdict, checked.judgement
-    label = f"{start:%Y-%m-%d}_{end:%Y-%m-%d}"
+    result = _result(case, release, (start, end), checked, keys, earlier)
+    result["waits"] = policy.cooldown(history.read(home, use_case), end, case.drift.cooldown_days)
     stem = verdicts.stem(home, use_case, release, start, end)
-    asks = policy.asks(judgement.kind, [str(v.get("kind")) for v in earlier], case.drift)
-    waits = policy.cooldown(history.read(home, use_case), end, case.drift.cooldown_days)
-    context = {
-        "use case": case.title,
-        "release": release,
-        "from": f"{start:%Y-%m-%d %H:%M}",
-        "until": f"{end:%Y-%m-%d %H:%M} UTC",
-        "training": (waits or f"asked for by an event: {asks}") if asks else "not asked for",
-        "next": f"bentoflow train --use-case {use_case} --reason drift" if asks else "",
-    }
-    html = report(checked, standard, stem.with_suffix(".html"), context)
-    result = {
-        "use_case": use_case,
+    html = report(checked, standard, stem.with_suffix(".html"), _context(case, result))
+    result |= {"report": str(html)}
+    result |= _announce(result, stem.with_suffix(".json"), end, home, emit=emit)
+    markdown = f"{result['why']}\n\n{drift.as_markdown(checked.verdict)}"
+    create_markdown_artifact(key=f"{use_case}-drift", markdown=markdown)
+    level = logging.ERROR if result["kind"] == "data_bug" else logging.INFO
+    log.log(level, "%s: %d answers, %s. %s", stem.name, result["rows"], result["kind"], result["why"])
+    return result
+
+
+def _result(
+    case: UseCase,
+    release: str,
+    window: tuple[datetime, datetime],
+    checked: Checked,
+    keys: list[str],
+    earlier: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What a check found, as it is kept and returned; `asks` says why a training is asked for, "" if none is."""
+    verdict, judgement = checked.verdict, checked.judgement
+    return {
+        "use_case": case.name,
         "state": verdict.state,
         "kind": judgement.kind,
         "why": judgement.why,
-        "asks": asks,
+        "asks": policy.asks(judgement.kind, [str(v.get("kind")) for v in earlier], case.drift),
         "release": release,
-        "since": start.isoformat(),
-        "until": end.isoformat(),
+        "since": window[0].isoformat(),
+        "until": window[1].isoformat(),
         "rows": verdict.n,
         "reasons": list(verdict.reasons),
         "drifted": [c.name for c in verdict.columns if c.drifted],
         "signatures": [asdict(s) for s in judgement.signatures],
         "quality": {found.how: asdict(found) for found in judgement.levels},
-        "waits": waits,
         "psi": {c.name: c.psi for c in verdict.columns},
         "max_psi": case.drift.max_psi,
-        "report": str(html),
         "profiles": keys,
     }
-    result |= _announce(result, stem.with_suffix(".json"), end, home, emit=emit)
-    create_markdown_artifact(key=f"{use_case}-drift", markdown=f"{judgement.why}\n\n{drift.as_markdown(verdict)}")
-    level = logging.ERROR if judgement.kind == "data_bug" else logging.INFO
-    log.log(level, "%s: %d answers, %s. %s", label, verdict.n, judgement.kind, judgement.why)
-    return result
+
+
+def _context(case: UseCase, result: dict[str, Any]) -> dict[str, Any]:
+    """What the report's page says of the check beside its verdict."""
+    asked = result["waits"] or f"asked for by an event: {result['asks']}"
+    return {
+        "use case": case.title,
+        "release": result["release"],
+        "from": f"{datetime.fromisoformat(result['since']):%Y-%m-%d %H:%M}",
+        "until": f"{datetime.fromisoformat(result['until']):%Y-%m-%d %H:%M} UTC",
+        "training": asked if result["asks"] else "not asked for",
+        "next": f"bentoflow train --use-case {case.name} --reason drift" if result["asks"] else "",
+    }
 
 
 def _standard(use_case: str, release: str, home: Path) -> Standard:

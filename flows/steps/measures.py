@@ -10,6 +10,7 @@ from scipy.special import chdtrc, chdtri, erfc
 from flows.steps import distances, grid
 
 CHANCE = 0.001  # probability with which one measure of one undrifted column may pass for real
+TINY = 1e-200  # nearest to zero that a knot comes
 Z = 3.2905  # two-sided standard normal quantile of CHANCE
 
 Counts = NDArray[np.float64]
@@ -122,6 +123,7 @@ def distribution(sketch: Sketch) -> tuple[Counts, Counts]:
     below = grid.below(sketch.cells, x)
     below[np.searchsorted(x, edges[within])] = np.minimum(np.cumsum(sketch.counts)[:-1][within], total)
     x = np.concatenate([[sketch.low], x, [math.nextafter(sketch.high, math.inf)]])
+    x = np.where((x != 0) & (np.abs(x) < TINY), np.copysign(TINY, x), x)  # slopes over a smaller step are infinite
     return x, np.maximum.accumulate(np.concatenate([[0.0], below, [total]]))
 
 

@@ -14,8 +14,8 @@ from flows.usecases.spec import DriftRules
 # money, metric prefixes, bytes, seconds, minutes, hours, days and weeks taken for one another; factors under 7 are not
 # listed, because growth makes them too
 FACTORS = (7, 10, 12, 24, 60, 100, 1_000, 1_024, 3_600, 86_400, 1_000_000)
-NEAR = 0.07  # relative distance of a ratio of medians from a factor
-SAME, APART = 0.12, 0.3  # KS distance below which two shapes are the same, above which they are not
+NEAR = 0.125  # relative distance of a ratio of medians from a factor: the width of a cell
+SAME, APART = 0.15, 0.3  # KS distance below which two shapes are the same, above which they are not
 Knots = tuple[measures.Counts, measures.Counts]  # values, and how many lie below each
 RARE = 1e-6  # chance below which a window of one value is no accident
 MIN_VALUES = 100
@@ -112,13 +112,22 @@ def apart(a: Sketch, b: Sketch) -> float:
     return _ks(one, other, math.inf, 1.0) if one[0].size and other[0].size else 1.0
 
 
-def _ks(one: Knots, other: Knots, top: float, factor: float) -> float:
-    """KS distance of the parts below `top`, which is of the other's values; these are divided by a positive factor."""
+def _ks(one: Knots, other: Knots, top: float, factor: float, slack: float = 0.0) -> float:
+    """KS distance of the parts below `top`, which is of the other's values; these are divided by a positive factor.
+
+    Values count as equal within the relative `slack`, as in Lévy's distance: far from the reference's bins the other is
+    only known by its cells.
+    """
     (x, f), (z, g) = one, (other[0] / factor, other[1])
     end = min(top / factor, max(float(x[-1]), float(z[-1])))
-    knots = np.append(np.union1d(x, z)[np.union1d(x, z) < end], end)
-    f, g = np.interp(knots, x, f), np.interp(knots, z, g)
-    return float(np.abs(f / f[-1] - g / g[-1]).max()) if f[-1] and g[-1] else 1.0
+    knots = np.union1d(x, z)
+    knots = np.append(knots[knots < end], end)
+    upto, total = np.interp(end, x, f), np.interp(end, z, g)
+    if not upto or not total:
+        return 1.0
+    below, above = (np.interp(np.minimum(knots + s * slack * np.abs(knots), end), x, f) / upto for s in (-1, 1))
+    there = np.interp(knots, z, g) / total
+    return float(np.maximum(below - there, there - above).max())
 
 
 def _scale(then: Sketch, now: Sketch) -> str:
@@ -138,7 +147,7 @@ def _scale(then: Sketch, now: Sketch) -> str:
             old, new = (float(np.interp(share * k, below, x)) for k, (x, below) in zip(kept, (one, other), strict=True))
             if old * new <= 0 or abs(math.log(new / old / factor)) > NEAR:
                 continue
-            if _ks(one, other, top, factor) < SAME:
+            if _ks(one, other, top, factor, NEAR) < SAME:
                 times = f"{factor:g} times" if factor > 1 else f"1/{1 / factor:g} of"
                 return f"values are {times} what they were, with the same shape: another unit"
     return ""

@@ -59,6 +59,19 @@ def test_what_a_mistake_does_is_named(change: Change, name: str, column: str) ->
     assert found(change) == [(name, column)]
 
 
+def test_prices_with_zeros_and_an_outlier_are_another_unit_too() -> None:
+    """A few usual prices, some zeros and one huge amount: the factor is found by shape, not by any single value."""
+    rng = np.random.default_rng(1)
+
+    def prices(n: int) -> pd.DataFrame:
+        usual = rng.choice([11.77, 12.37, 14.37, 14.96, 28.13], n) * rng.choice([1, 1, 2, 3], n) + rng.exponential(3, n)
+        return pd.DataFrame({"price": np.where(rng.random(n) < 0.1, 0.0, usual)})
+
+    then = scenarios.sketches.reference(pd.concat([prices(4_000), pd.DataFrame({"price": [1_119.68]})]))
+    now = windows.count(prices(700) * 100, then)
+    assert [s.name for s in signatures.find(then, now.sketches, (), scenarios.RULES)] == ["scale"]
+
+
 def test_few_rows_have_no_signature() -> None:
     """Below the least number of rows nothing is said, however broken."""
     assert found(lambda x: x.assign(amount=x["amount"] * 100), rows=300) == []
