@@ -23,7 +23,11 @@ from tests.bentos.conftest import NOW, make_manifest, make_release, save_release
 NAMES = [f"feature_{i:02d}" for i in range(11)]
 # Inputs that are categories, with their values; all others are numbers. Data, pipeline, feature view, request bodies
 # and the servers' settings follow this table.
-CATEGORIES: dict[str, tuple[str, ...]] = {}
+CATEGORIES: dict[str, tuple[str, ...]] = {
+    "feature_03": ("a", "b", "c"),
+    "feature_06": tuple("klmnop"),
+    "feature_09": ("x", "y"),
+}
 USERS = 2_000
 
 

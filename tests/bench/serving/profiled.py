@@ -12,6 +12,7 @@ from bentos.runtime.answers import Form
 from bentos.runtime.features.online import FeatureReader
 from bentos.runtime.journal import Journal
 from bentos.runtime.predictor import Predictor
+from bentos.runtime.scoring import decisions
 from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.scorer import Preprocessor, Scorer
 from tests.bench.serving.accounts import balance, charged, counted
@@ -56,8 +57,9 @@ CHARGED: tuple[tuple[str, Any, str], ...] = (
     ("model", Preprocessor, "__call__"),
     ("feature_read", FeatureReader, "read"),
     ("journal", Journal, "append"),
-    ("json", hot.HotRoute, "_rows"),
+    ("json", hot.Hot, "rows"),
     ("json", hot, "compose"),
+    ("json", decisions, "encoded"),
     ("batch", Predictor, "_decide"),  # what is left of it: rows to inputs, columns of answers and lines
     *(("metrics", metrics, f"count_{what}") for what in ("answers", "errors", "request", "batch")),
     ("metrics", metrics, "export"),

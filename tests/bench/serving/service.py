@@ -8,7 +8,6 @@ from starlette.responses import Response
 
 from bentos import endpoint
 from bentos.churn import Churn, ChurnAnswers, ChurnRequest, Number
-from bentos.hot import HotService
 from tests.bench.serving.artefact import CATEGORIES
 
 
@@ -21,7 +20,7 @@ class MixedRequest(ChurnRequest):
 MixedRequests = endpoint.one_or_many(MixedRequest, example={"user_id": 17})
 
 
-@bentoml.service(name="churn", service_class=HotService, **endpoint.SERVICE)
+@bentoml.service(name="churn", **endpoint.SERVICE)
 class Mixed:
     """Probability of churn for one customer or a list of them."""
 
