@@ -24,7 +24,7 @@ from bentos.runtime.home import home as project_home
 from flows.steps import calibration, drift, sketches, windows
 from flows.stores import profiles
 from tests.bench.figures import Figure, plain, ratio
-from tests.bench.peers import own_venv
+from tests.bench.serving.peers import own_venv
 from tests.flows.steps import scenarios, simulation
 
 SEEDS = int(os.environ.get("BENCH_SEEDS", str(simulation.SEEDS)))
