@@ -1,8 +1,11 @@
 """Retraining on request: starts a use case's `train` deployment through Prefect's API; an admin route."""
 
+import asyncio
 import os
+from contextlib import suppress
 from typing import Annotated, Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import bentoml
 import httpx
@@ -12,6 +15,8 @@ from starlette.responses import Response
 
 CLOUD_API, CLOUD_PAGES = "https://api.prefect.cloud/api/accounts/", "https://app.prefect.cloud/account/"
 WAIT_S = 10.0
+PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # between attempts: Prefect answers 503 while its database is locked
+TRANSIENT = frozenset({429, 502, 503, 504})
 
 Reason = Annotated[str, Field(min_length=1, max_length=200, description="Why; kept in the history.")]
 
@@ -30,25 +35,39 @@ async def start(use_case: str, reason: str, ctx: bentoml.Context) -> Response:
     if not api:
         return _reply(ctx, 503, {"error": "PREFECT_API_URL is not set where the service is started"})
     try:
-        status, content = await _create(api, use_case, reason)
-    except (httpx.HTTPError, ValueError) as error:
-        status, content = 503, {"error": f"Prefect does not answer at {api}: {type(error).__name__}; retry later"}
+        async with asyncio.timeout(WAIT_S):
+            status, content = await _create(api, use_case, reason)
+    except (httpx.HTTPError, TimeoutError, ValueError) as error:
+        told = type(error).__name__
+        if isinstance(error, httpx.HTTPStatusError):
+            told = f"HTTP {error.response.status_code}"
+        status, content = 503, {"error": f"Prefect does not answer at {api}: {told}; retry later"}
     return _reply(ctx, status, content)
 
 
 async def _create(api: str, use_case: str, reason: str) -> tuple[int, dict[str, Any]]:
     async with httpx.AsyncClient(headers=_credentials(), timeout=WAIT_S) as client:
-        found = await client.get(f"{api}/deployments/name/train/{quote(use_case)}")
+        found = await _asked(client, "GET", f"{api}/deployments/name/train/{quote(use_case)}")
         if found.status_code == 404:
             return 503, {"error": f"Prefect has no deployment train/{use_case}; run `prefect deploy --all`"}
         found.raise_for_status()
-        made = await client.post(
-            f"{api}/deployments/{found.json()['id']}/create_flow_run", json={"parameters": {"reason": reason}}
-        )
+        asked = {"parameters": {"reason": reason}, "idempotency_key": f"retrain-{uuid4()}"}  # one run, if asked again
+        made = await _asked(client, "POST", f"{api}/deployments/{found.json()['id']}/create_flow_run", json=asked)
         made.raise_for_status()
     run = made.json()
     page = f"{pages(api)}/runs/flow-run/{run['id']}"
     return 202, Retraining(flow_run_id=run["id"], name=run["name"], page=page).model_dump()
+
+
+async def _asked(client: httpx.AsyncClient, method: str, url: str, **content: Any) -> httpx.Response:
+    """Prefect's reply, asked again while it is busy or does not answer."""
+    for pause in PAUSES_S:
+        with suppress(httpx.TransportError):
+            response = await client.request(method, url, **content)
+            if response.status_code not in TRANSIENT:
+                return response
+        await asyncio.sleep(pause)
+    return await client.request(method, url, **content)
 
 
 def pages(api: str) -> str:

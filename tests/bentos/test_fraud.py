@@ -1,8 +1,11 @@
 """The fraud service over HTTP, in this process: one payment or many, what is refused, and retraining on request."""
 
+import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +180,43 @@ def test_retraining_without_prefect_is_a_503(fraud_http: TestClient, monkeypatch
     monkeypatch.setenv("PREFECT_API_URL", api)
     response = fraud_http.post("/retrain", json={}, headers=TOKEN)
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+
+
+def test_a_busy_prefect_is_asked_again_for_the_same_run(
+    fraud_http: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server answers 503 while its database is locked; asking again starts no second run."""
+    busy, keys = [503, 503], []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply(200, {"id": "d"})
+
+        def do_POST(self) -> None:
+            keys.append(json.loads(self.rfile.read(int(self.headers["content-length"])))["idempotency_key"])
+            self.reply(busy.pop() if busy else 201, {"id": "r", "name": "busy-bee"})
+
+        def reply(self, status: int, content: dict[str, str]) -> None:
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Not in the test's output."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv(admin.TOKEN, "abc")
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_address[1]}/api")
+    try:
+        response = fraud_http.post("/retrain", json={}, headers=TOKEN)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (response.status_code, response.json()["name"]) == (202, "busy-bee")
+    assert (len(keys), len(set(keys))) == (3, 1)
 
 
 @pytest.mark.integration

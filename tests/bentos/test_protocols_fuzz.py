@@ -149,7 +149,7 @@ def test_five_hundred_calls_at_sixteen_connections_are_all_answered(spoken):
     assert len(spoken.journalled()) == before + len(statuses)
 
 
-RANDOM = int(os.environ.get("BENTOFLOW_FUZZ_BODIES", "1000"))  # a route
+RANDOM = int(os.environ.get("BENTOFLOW_FUZZ_BODIES", "300"))  # a route
 STEADY = 24 * 2**20  # how much a worker may have grown after the first fifth of them
 WORDS = (
     b"null",
