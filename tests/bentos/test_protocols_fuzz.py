@@ -149,8 +149,9 @@ def test_five_hundred_calls_at_sixteen_connections_are_all_answered(spoken):
     assert len(spoken.journalled()) == before + len(statuses)
 
 
-RANDOM = int(os.environ.get("BENTOFLOW_FUZZ_BODIES", "300"))  # a route
-STEADY = 24 * 2**20  # how much a worker may have grown after the first fifth of them
+RANDOM = int(os.environ.get("BENTOFLOW_FUZZ_BODIES", "1000"))  # a route
+WARM = min(600, RANDOM * 3 // 5)  # rounds until every import is done and the collector has run over what they left
+STEADY = 24 * 2**20  # how much a worker may grow after that
 WORDS = (
     b"null",
     b"true",
@@ -207,7 +208,7 @@ def bombard(url: str, workers: list[psutil.Process], bodies: dict[str, bytes], k
     rng, statuses, sizes = random.Random(11), Counter[int](), dict[psutil.Process, int]()
     with closing(HTTPConnection(url.removeprefix("http://"), timeout=30)) as connection:
         for n in range(RANDOM):
-            if n == RANDOM // 5:
+            if n == WARM:
                 sizes = {p: p.memory_info().rss for p in workers}
             for path, good in bodies.items():
                 content = garbled(good, rng)
