@@ -43,19 +43,10 @@ ChurnAnswers = endpoint.one_or_many_answers(ChurnAnswer)
 
 
 @bentoml.service(name="churn", **endpoint.SERVICE)
-class Churn:
+class Churn(endpoint.Answering):
     """Probability of churn for one customer or a list of up to 10,000."""
 
-    def __init__(self) -> None:
-        self.predictor = endpoint.open_predictor("churn")
-
-    @bentoml.on_startup
-    async def start(self) -> None:
-        await endpoint.start(self.predictor)
-
-    @bentoml.on_shutdown
-    async def stop(self) -> None:
-        await self.predictor.stop()
+    use_case = "churn"
 
     @bentoml.api(input_spec=ChurnRequests, output_spec=ChurnAnswers)
     async def predict(self, body: endpoint.Rows, /, ctx: bentoml.Context) -> Response:

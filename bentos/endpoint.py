@@ -145,6 +145,25 @@ def open_predictor(use_case: str) -> Predictor:
     )
 
 
+class Answering:
+    """What all services have: the predictor of their `use_case`, started and stopped with each worker."""
+
+    use_case: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.predictor = open_predictor(self.use_case)
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Begin to answer."""
+        await start(self.predictor)
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Answer what waits, and close the journal."""
+        await self.predictor.stop()
+
+
 async def start(predictor: Predictor) -> None:
     """Start a service's predictor, and keep the collector and uvicorn from working on every request."""
     drain.install()

@@ -49,19 +49,10 @@ FraudAnswers = endpoint.one_or_many_answers(FraudAnswer)
 
 
 @bentoml.service(name="fraud", **endpoint.SERVICE)
-class Fraud:
+class Fraud(endpoint.Answering):
     """Risk of fraud for one payment or a list of up to 10,000, and retraining on request."""
 
-    def __init__(self) -> None:
-        self.predictor = endpoint.open_predictor("fraud")
-
-    @bentoml.on_startup
-    async def start(self) -> None:
-        await endpoint.start(self.predictor)
-
-    @bentoml.on_shutdown
-    async def stop(self) -> None:
-        await self.predictor.stop()
+    use_case = "fraud"
 
     @bentoml.api(input_spec=FraudRequests, output_spec=FraudAnswers)
     async def predict(self, body: endpoint.Rows, /, ctx: bentoml.Context) -> Response:

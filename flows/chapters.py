@@ -17,7 +17,7 @@ from flows.feedback import feedback
 from flows.prepare import prepare
 from flows.release import release, rollback
 from flows.settings import Settings
-from flows.steps import narrative
+from flows.steps import drift_story, narrative
 from flows.steps import page as pages
 from flows.stores import answers, bentos, features, history, registry
 from flows.story import Story
@@ -80,9 +80,9 @@ def month(chosen: Settings, story: Story, moment: datetime, customers: int, *, n
     story.facts.setdefault("drift", []).append({**checked, "month": f"{moment:%Y-%m}", "injected": bool(note)})
     story.tell(
         "drift",
-        f"{checked['kind']}: {checked['why']} Now: {narrative.action(checked)}",
+        f"{checked['kind']}: {checked['why']} Now: {drift_story.action(checked)}",
         when=moment,
-        kind=narrative.DRIFT[checked["kind"]],
+        kind=drift_story.KINDS[checked["kind"]],
     )
     return checked
 

@@ -7,18 +7,16 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_URL, UUID, uuid5
 
 from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.events import emit_event
 
 from bentos.runtime import clock, journal
 from bentos.runtime.home import replace
 from bentos.runtime.scoring import manifest
 from bentos.runtime.scoring.manifest import Manifest
-from flows import usecases
+from flows import alarms, usecases
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps import calibration, drift, estimates, kinds, page, plots, policy, signatures, sketches, windows
@@ -26,9 +24,6 @@ from flows.steps import report as drift_report
 from flows.stores import answers, bentos, history, profiles, transaction, verdicts
 from flows.usecases.spec import UseCase
 
-EVENT = "bentoflow.drift.detected"  # asks for a training
-ALERT = "bentoflow.data_bug.detected"  # asks for a person
-PAYLOAD = ("use_case", "release", "since", "until", "rows", "kind", "why", "reasons", "drifted")
 WINDOW = timedelta(days=31)
 
 
@@ -140,7 +135,7 @@ def check_drift(
     stem = verdicts.stem(home, use_case, release, start, end)
     html = report(checked, standard, stem.with_suffix(".html"), _context(case, result))
     result |= {"report": str(html)}
-    result |= _announce(result, stem.with_suffix(".json"), end, home, emit=emit)
+    result |= alarms.announce(result, stem.with_suffix(".json"), end, home, emit=emit)
     markdown = f"{result['why']}\n\n{drift.as_markdown(checked.verdict)}"
     create_markdown_artifact(key=f"{use_case}-drift", markdown=markdown)
     level = logging.ERROR if result["kind"] == "data_bug" else logging.INFO
@@ -216,45 +211,6 @@ def _profiled(use_case: str, release: str, start: datetime, end: datetime, refer
 def utc(moment: datetime) -> datetime:
     """A naive time, as a command line or a form gives it, is UTC."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _announce(result: dict[str, Any], path: Path, at: datetime, home: Path, *, emit: bool) -> dict[str, str | None]:
-    """Keep the verdict; emit its event once for these answers.
-
-    Gives the ids of the event that asks for a training and of the alert, also if they were emitted before.
-    """
-    found: dict[str, str | None] = {"event": None, "alert": None}
-    if emit and result["asks"] and not result["waits"]:
-        found["event"] = _event_id(result, EVENT)
-    if emit and result["kind"] == "data_bug":
-        found["alert"] = _event_id(result, ALERT)
-    before = json.loads(path.read_text()) if path.exists() else {}
-    told = {name: before.get(name) for name in found}
-    same = ("profiles", "kind")
-    if before and all(before.get(name) == result[name] for name in same) and told == found:
-        return found
-    for name, event in (("event", EVENT), ("alert", ALERT)):
-        if found[name] is not None and found[name] != told[name]:
-            emit_event(
-                event=event,
-                resource={"prefect.resource.id": f"bentoflow.{result['use_case']}"},
-                id=UUID(found[name]),
-                payload={k: result[k] for k in PAYLOAD},
-            )
-    marks = [path.name, result["profiles"], result["kind"], *found.values()]
-    key = hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16]
-    if not any(line.get("key") == key for line in history.read(home, result["use_case"])):
-        kept = {k: result[k] for k in ("release", "rows", "state", "reasons", "report", "waits")}
-        action = f"drift: {result['kind']}"
-        history.append(home, result["use_case"], action, at=at, reason=result["why"], key=key, **kept, **found)
-    replace(path, json.dumps({**result, **found}, indent=1).encode())  # last: a killed check is told again
-    return found
-
-
-def _event_id(result: dict[str, Any], event: str) -> str:
-    """One event per release and window, however often it is checked."""
-    days = [result["since"][:10], result["until"][:10]]
-    return str(uuid5(NAMESPACE_URL, json.dumps([event, result["release"], *days])))
 
 
 if __name__ == "__main__":

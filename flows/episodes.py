@@ -21,7 +21,7 @@ from flows.feedback import feedback
 from flows.prepare import prepare
 from flows.release import release
 from flows.settings import Settings
-from flows.steps import live, narrative
+from flows.steps import drift_story, live
 from flows.steps import page as pages
 from flows.steps.page import Badge, Facts, Figure, Gallery, Links, Page, Section, Table, Text, Timeline
 from flows.stores import bentos, history, registry, tables
@@ -135,9 +135,9 @@ def replayed(chosen: Settings, story: Story, day: datetime, payments: int, *, fa
     story.facts.setdefault("drift", []).append({**checked, "day": f"{day:%Y-%m-%d}", "injected": injected})
     story.tell(
         "drift",
-        f"{checked['kind']}: {checked['why']} Now: {narrative.action(checked)}",
+        f"{checked['kind']}: {checked['why']} Now: {drift_story.action(checked)}",
         when=day,
-        kind=narrative.DRIFT[checked["kind"]],
+        kind=drift_story.KINDS[checked["kind"]],
     )
 
 
@@ -205,7 +205,7 @@ def page(chosen: Settings, story: Story) -> Path:
     promised = manifest.load(folder).metrics["roc_auc"]
     gates = json.loads((folder / "training.json").read_text())["gates"]["results"]
     drift = tuple(
-        (c["day"], c["rows"], Badge(c["kind"], narrative.DRIFT[c["kind"]]), ", ".join(c["drifted"]) or "–", c["why"])
+        (c["day"], c["rows"], Badge(c["kind"], drift_story.KINDS[c["kind"]]), ", ".join(c["drifted"]) or "–", c["why"])
         for c in facts["drift"]
     )
     pictures = registry.pictures(registry.get(USE_CASE, facts["first"]["version"]))

@@ -12,7 +12,7 @@ from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bentos.runtime.features.rows import owners
+from bentos.runtime.features.services import owners
 from bentos.runtime.home import replace
 from bentos.runtime.scoring import request
 from bentos.runtime.scoring.categories import raw_values

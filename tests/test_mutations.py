@@ -120,7 +120,7 @@ MUTATIONS = (
     ),
     Mutation(
         "5 a packed vector is never older than the feature store",
-        "bentos/runtime/features/packed.py",
+        "bentos/runtime/features/packed_sqlite.py",
         (("WHERE entity_key = {row}.entity_key; END", "WHERE {row}.entity_key IS NULL; END"),),
         "tests/bentos/test_packed.py::test_a_write_past_the_packing_is_seen_at_once_by_a_reader_that_is_open[sqlite]",
     ),

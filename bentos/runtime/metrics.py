@@ -77,7 +77,11 @@ def metrics() -> Metrics:
             buckets=SECONDS,
         ),
         Counter("bentoflow_shadow_rows", "Rows for a shadow by what became of them", ["use_case", "arm", "outcome"]),
-        Counter("bentoflow_feature_lookups", "Rows looked up in the feature cache", ["use_case", "entity", "outcome"]),
+        Counter(
+            "bentoflow_feature_lookups",
+            "Rows looked up in the feature cache; a miss is an entity that was read",
+            ["use_case", "entity", "outcome"],
+        ),
     )
 
 
@@ -187,7 +191,7 @@ def count_shadow(use_case: str, arm: str, outcome: str, rows: int) -> None:
 
 
 def count_lookups(use_case: str, entity: str, *, hits: int, misses: int) -> None:
-    """Count rows whose entity's features were, or were not, in the feature cache."""
+    """Count what was asked of the feature cache: entities read from the store (misses) and all other rows (hits)."""
     with _lock:
         for outcome, rows in (("hit", hits), ("miss", misses)):
             if rows:

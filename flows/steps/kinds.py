@@ -66,15 +66,15 @@ def judge(
         kind: Kind = "not_enough_data"
         why = verdict.reasons[0]
     elif signatures:
-        kind, told = "data_bug", [f"{s.column}: {s.text}" if s.column else s.text for s in signatures]
+        kind, told = "data_bug", [f"column {s.column}: {s.text}" if s.column else s.text for s in signatures]
         why = f"{'; '.join(told[:3])}. A model trained on this would learn the mistake"
     elif measured is not None and measured.fell(verdict.rules):
         kind, why = "harmful", f"quality fell: {measured}"
     elif verdict.state == "drift" and estimated is not None and estimated.fell(verdict.rules):
-        kind, why = "harmful", f"{listed} moved and quality fell: {estimated}"
+        kind, why = "harmful", f"inputs moved ({listed}) and quality fell: {estimated}"
     elif verdict.state == "drift":
         held = f"quality did not fall: {'; '.join(map(str, levels))}" if levels else "nothing is known of quality"
-        kind, why = "benign", f"{listed} moved, {held}"
+        kind, why = "benign", f"inputs moved ({listed}), {held}"
     else:
         kind, why = "none", f"none of {len(verdict.columns)} columns moved beyond its limits"
     return Judgement(kind=kind, why=f"{why[:1].upper()}{why[1:]}.", signatures=signatures, levels=levels)

@@ -1,11 +1,10 @@
 """The demo's page: what the loop did, section by section, from the evidence that it stored."""
 
 from collections.abc import Mapping
-from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from flows.steps import live, plots
+from flows.steps import drift_story, live
 from flows.steps.page import (
     Badge,
     Block,
@@ -15,7 +14,6 @@ from flows.steps.page import (
     Figure,
     Gallery,
     Kind,
-    Links,
     Page,
     Section,
     Table,
@@ -24,13 +22,6 @@ from flows.steps.page import (
 )
 
 KINDS: dict[str, Kind] = {"PROMOTE": "good", "HOLD": "warn", "REJECT": "bad"}
-DRIFT: dict[str, Kind] = {
-    "none": "good",
-    "benign": "info",
-    "harmful": "bad",
-    "data_bug": "bad",
-    "not_enough_data": "warn",
-}
 SHOWN = ("roc_auc", "average_precision", "accuracy", "precision", "recall", "brier_skill", "calibration_error")
 COMMANDS = """make up                                   # Prefect, a worker, MLflow and the service
 bentoflow status
@@ -66,7 +57,7 @@ def page(facts: Mapping[str, Any], home: Path) -> Page:
             Section("Live quality, once labels were in", "live", live.blocks(months, promised, horizon_days=90)),
             Section("The first version and its gates", "gates", _gates(facts)),
             Section("The model in pictures", "pictures", _pictures(facts["pictures"])),
-            Section("Drift, month by month", "drift", _drift(facts, home)),
+            Section("Drift, month by month", "drift", drift_story.blocks(facts["drift"], home)),
             Section("The retraining", "retraining", _retraining(facts)),
             Section("The candidate that was refused", "refused", _refused(facts)),
             Section("One answer, explained", "answer", _answer(facts)),
@@ -121,61 +112,6 @@ def _pictures(pictures: Mapping[str, bytes]) -> tuple[Block, ...]:
             tuple(Figure(png, f"Plot: {name.removesuffix('.png').replace('_', ' ')}") for name, png in pictures.items())
         ),
     )
-
-
-def _drift(facts: Mapping[str, Any], home: Path) -> tuple[Block, ...]:
-    checks = facts["drift"]
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (
-            c["month"] + (" injected" if c["injected"] else ""),
-            c["release"].split(":")[-1],
-            c["rows"],
-            Badge(c["kind"], DRIFT[c["kind"]]),
-            ", ".join(c["drifted"]) or "–",
-            live.interval(c["quality"]["estimated"]) if "estimated" in c["quality"] else "–",
-            action(c),
-        )
-        for c in checks
-    )
-    figures = tuple(
-        Figure(
-            plots.drift_bars(list(c["psi"]), list(c["psi"].values()), c["max_psi"]),
-            f"PSI per column in {c['month']}",
-            f"{c['month']}, {c['release'].split(':')[-1]}" + (" (injected)" if c["injected"] else ""),
-        )
-        for c in checks
-        if c["rows"]
-    )
-    links = tuple(
-        (
-            f"Drift report {c['month']}, {c['release'].split(':')[-1]}{' (injected)' if c['injected'] else ''}",
-            relpath(c["report"], home / "demo"),
-        )
-        for c in checks
-    )
-    return (
-        Text(
-            "Nobody joins after March 1997, so every customer grows older and most fall silent: tenure and recency "
-            "move by themselves, while live quality rises. The check estimates quality from the scores, calls this "
-            "drift benign, and after three such months asks for a refresh on newer labels, as the use case declares; "
-            "whether the new model is better is for the gates. Amounts in cents are no drift but broken data: they "
-            "alert, and train nothing."
-        ),
-        Table(
-            ("Month", "Release", "Answers", "Kind", "Columns beyond their limits", "Estimated ROC AUC", "Action"), rows
-        ),
-        Gallery(figures),
-        Links(links),
-    )
-
-
-def action(checked: Mapping[str, Any]) -> str:
-    """What a check led to, in a few words."""
-    if checked["event"]:
-        return f"an event asks for a training: {checked['asks']}"
-    if checked["alert"]:
-        return "an alert is sent; nothing is trained on this"
-    return (checked["waits"] if checked["asks"] else None) or "nothing to do"
 
 
 def _retraining(facts: Mapping[str, Any]) -> tuple[Block, ...]:

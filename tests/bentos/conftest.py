@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -316,7 +317,7 @@ def server_env(home: Path, bentoml_home: Path) -> dict[str, str]:
     }
 
 
-class Clients:
+class Clients(ABC):
     """Threads that post to a server, each by `post`, from the block's start to its end."""
 
     def __init__(self, url: str, clients: int) -> None:
@@ -334,9 +335,9 @@ class Clients:
         for thread in self._threads:
             thread.join()
 
+    @abstractmethod
     def post(self, k: int) -> None:
         """Client `k`, until `over` is set."""
-        raise NotImplementedError
 
 
 @contextmanager

@@ -41,19 +41,10 @@ ShopAnswers = endpoint.one_or_many_answers(ShopAnswer)
 
 
 @bentoml.service(name="shop", **endpoint.SERVICE)
-class Shop:
+class Shop(endpoint.Answering):
     """Probability for one customer or a list."""
 
-    def __init__(self) -> None:
-        self.predictor = endpoint.open_predictor("shop")
-
-    @bentoml.on_startup
-    async def start(self) -> None:
-        await endpoint.start(self.predictor)
-
-    @bentoml.on_shutdown
-    async def stop(self) -> None:
-        await self.predictor.stop()
+    use_case = "shop"
 
     @bentoml.api(input_spec=ShopRequests, output_spec=ShopAnswers)
     async def predict(self, body: endpoint.Rows, /, ctx: bentoml.Context) -> Response:

@@ -141,7 +141,7 @@ def test_only_what_is_not_kept_is_read_each_once_in_one_call(stored, reads):
     test_packed.same(answer, expected)
     test_packed.same(cache.read([50, 51, 52, 51, UNKNOWN, 50], NOW), expected)
     assert reads == [[50, UNKNOWN], [51, 52]]
-    assert (cache.hits, cache.misses) == (3 + 6, 2 + 3)
+    assert (cache.hits, cache.misses) == (4 + 6, 2 + 2)
     assert cache.read([], NOW).values.shape == (0, len(NAMES))
 
 
@@ -324,12 +324,12 @@ def lookups() -> Callable[[str], float]:
 
 
 def test_hits_and_misses_are_counted(stored, lookups):
-    """Rows, not calls: the hit rate is hits over both."""
+    """A miss is an entity that was read, a hit any other row; both together are the rows."""
     metrics.metrics()
     before = lookups("hit"), lookups("miss")
     cache = opened(stored)
     cache.read([50, 51, 50], NOW)
     cache.read([50, 51, 50, 52], NOW)
-    assert (lookups("hit") - before[0], lookups("miss") - before[1]) == (3, 4)
+    assert (lookups("hit") - before[0], lookups("miss") - before[1]) == (4, 3)
     assert figures([]) is None
-    assert figures([cache]) == {"hits": 3, "misses": 4, "hit_rate": 0.4286, "entities": 3}
+    assert figures([cache]) == {"hits": 4, "misses": 3, "hit_rate": 0.5714, "entities": 3}

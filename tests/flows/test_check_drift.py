@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import flows.check_drift as module
 from bentos.runtime import clock
+from flows import alarms
 from flows.check_drift import check_drift
 from flows.steps import calibration, estimates, plots, policy
 from flows.stores import history
@@ -30,7 +30,7 @@ def picture() -> bytes:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The events that are emitted, kept here instead of sent."""
     found: list[dict[str, Any]] = []
-    monkeypatch.setattr(module, "emit_event", lambda **event: found.append(event))
+    monkeypatch.setattr(alarms, "emit_event", lambda **event: found.append(event))
     return found
 
 
@@ -108,7 +108,7 @@ def test_amounts_in_cents_are_broken_data_with_one_alert_and_a_report(
     assert {"avg_purchase_amount", "spend_90d"} <= set(found["drifted"])
     assert "tenure_months" not in found["drifted"]
     assert {(s["name"], s["column"]) for s in found["signatures"]} >= {("scale", "avg_purchase_amount")}
-    assert "Avg_purchase_amount: values are 100 times what they were" in found["why"]
+    assert "Column avg_purchase_amount: values are 100 times what they were" in found["why"]
     (event,) = drawn
     assert str(event["id"]) == found["alert"]
     assert event["event"] == "bentoflow.data_bug.detected"
@@ -130,7 +130,7 @@ def test_moved_inputs_with_held_quality_are_benign_and_ask_for_nothing(
     fill(released, bases, older=12)
     found = check()
     assert (found["state"], found["kind"], found["asks"], events) == ("drift", "benign", "", [])
-    assert found["why"].startswith("Tenure_months")
+    assert found["why"].startswith("Inputs moved (tenure_months")
     assert "quality did not fall: estimated ROC AUC" in found["why"]
     assert found["quality"]["estimated"]["promised"] == pytest.approx(
         bases.train["metrics"]["roc_auc"]["value"], abs=0.03

@@ -43,7 +43,8 @@ SETTING = "BENTOFLOW_FEATURE_CACHE_S"
 class CachedReader:
     """Reads through a cache; thread-safe.
 
-    `seconds` is how long a read counts, `use_case` the label of its metrics, `clock` monotonic seconds.
+    `seconds` is how long a read counts, `use_case` the label of its metrics, `clock` monotonic seconds. A miss is an
+    entity that the store was asked for, a hit every other row, also one whose entity was read for another row.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class CachedReader:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.reader, self.names, self.entity = reader, reader.names, reader.entity
-        self.hits = self.misses = 0  # rows looked up since this reader was opened
+        self.hits = self.misses = 0
         self._seconds, self._use_case, self._entities, self._clock = seconds, use_case, entities, clock
         self._held: OrderedDict[Any, Held] = OrderedDict()  # the first expires first
         self._lock = threading.Lock()
@@ -82,7 +83,7 @@ class CachedReader:
         return self.reader.rows(vectors, now)
 
     def _vectors(self, ids: Sequence[Any]) -> tuple[Vectors, int]:
-        """The ids' stored vectors, and how many of the ids were not kept."""
+        """The ids' stored vectors, and how many entities were read for them."""
         moment = self._clock()  # before the reading: values are at least as old as the store's answer
         found = [self._held.get(i, NOTHING) for i in ids]
         missing = [i for i, (until, *_) in zip(ids, found, strict=True) if until <= moment]
@@ -93,7 +94,7 @@ class CachedReader:
         until, raw, width = moment + self._seconds, numbers.tobytes(), numbers[0].nbytes
         read = {i: (until, raw[at * width : (at + 1) * width], texts[at]) for at, i in enumerate(asked)}
         self._keep(read, moment)
-        return _joined([e if e[0] > moment else read[i] for i, e in zip(ids, found, strict=True)]), len(missing)
+        return _joined([e if e[0] > moment else read[i] for i, e in zip(ids, found, strict=True)]), len(asked)
 
     def _keep(self, read: dict[Any, Held], moment: float) -> None:
         """Add what was read at the end; let go of what has expired and of what exceeds the bound, at the front."""

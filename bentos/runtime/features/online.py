@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import typeguard
 
-from bentos.runtime.features.packed import Ask, Pack, RedisPack, SqlitePack, Vectors, unpacked
-from bentos.runtime.features.rows import FeatureRows, View, dated, key_of, owners, text_names
+from bentos.runtime.features.packed import Ask, Pack, RedisPack, Vectors, unpacked
+from bentos.runtime.features.packed_sqlite import SqlitePack
+from bentos.runtime.features.rows import FeatureRows, View, dated
+from bentos.runtime.features.services import key_types, of_entity, owners, text_names, views_of
 from bentos.runtime.features.store import OnlineError, settings
 from bentos.runtime.home import ROOT
 
@@ -68,13 +70,7 @@ class FeatureReader:
         self.entity, self.names, self.views = entity, tuple(names), tuple(views)
         self._store, self._service = store, service
         self._lock = threading.Lock()
-        mine = [p for p in service.feature_view_projections if key_of(store, p.name) in (entity, None)]
-        self._asked: Any = (
-            service
-            if len(mine) == len(service.feature_view_projections)
-            else [f"{p.name_to_use()}:{f.name}" for p in mine for f in p.features]
-        )
-        self._held = [f.name for p in mine for f in p.features]
+        self._asked, self._held = of_entity(store, service, entity)
         self._all_views = views_of(store, service, self._held)
         known = text_names(service)
         self._held_texts = [name for name in self._held if name in known]
@@ -103,7 +99,7 @@ class FeatureReader:
             names = [name for name in names if name not in foreign]
             views = views_of(store, service, names)
             reader = cls(store, service, entity=entity, names=names, views=views)
-            reader.read(["0" if "STRING" in _key_types(store, entity) else 0], datetime.now(UTC))
+            reader.read(["0" if "STRING" in key_types(store, entity) else 0], datetime.now(UTC))
         except OnlineError:
             raise
         except Exception as error:
@@ -205,7 +201,7 @@ def open_pack(
     described = (held, [v.name for v in views], *([texts] if texts else []))
     layout = hashlib.sha256(repr(described).encode()).hexdigest()[:8]
     name = f"{store.project}_{service.name}_{layout}"
-    key, text = entity_keys(store, entity), "STRING" in _key_types(store, entity)
+    key, text = entity_keys(store, entity), "STRING" in key_types(store, entity)
     if online.type == "sqlite":
         versioned = config.registry.enable_online_feature_view_versioning
         path = Path(store._get_provider().online_store._get_db_path(config))
@@ -251,24 +247,3 @@ def _value(stored: bytes) -> float | str:
     if kind == "string_val":
         return str(value.string_val)
     return math.nan if kind is None or kind == "null_val" else float(getattr(value, kind))
-
-
-def _key_types(store: "FeatureStore", key: str) -> list[str]:
-    types = [entity.value_type.name for entity in store.list_entities() if entity.join_key == key]
-    if not types:
-        raise OnlineError(f"no entity of the feature store has the join key {key!r}; apply feature_repo first")
-    return types
-
-
-def views_of(store: "FeatureStore", service: "FeatureService", names: Sequence[str]) -> list[View]:
-    """The views of a feature service that hold `names`, each with its ttl from the registry."""
-    held = {f.name: p.name for p in service.feature_view_projections for f in p.features}
-    unknown = [name for name in names if name not in held]
-    if unknown:
-        raise OnlineError(f"feature service {service.name!r} has no {', '.join(unknown)}; it has {', '.join(held)}")
-    views = []
-    for view in dict.fromkeys(held[name] for name in names):
-        ttl: timedelta | None = getattr(store.registry.get_any_feature_view(view, store.project), "ttl", None)
-        columns = tuple(i for i, name in enumerate(names) if held[name] == view)
-        views.append(View(view, ttl or None, columns))
-    return views

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,22 +78,3 @@ def dated(
         found, missing = found | later.any(axis=0), missing | later.any(axis=0)
     moments = {t: datetime.fromtimestamp(t, UTC) if t else None for t in set(oldest)}
     return FeatureRows(values, [moments[t] for t in oldest], found, expired, missing, ttls)
-
-
-def key_of(store: Any, view: str) -> str | None:
-    """The join key of a feature view that has exactly one."""
-    keys = list(store.registry.get_any_feature_view(view, store.project).join_keys)
-    return keys[0] if len(keys) == 1 else None
-
-
-def text_names(service: Any) -> list[str]:
-    """The features of a service that are texts, in order."""
-    return [f.name for p in service.feature_view_projections for f in p.features if str(f.dtype) == "String"]
-
-
-def owners(store: Any, service: Any) -> dict[str | None, list[str]]:
-    """The features of a service by the join key of their views, in order."""
-    found: dict[str | None, list[str]] = {}
-    for projection in service.feature_view_projections:
-        found.setdefault(key_of(store, projection.name), []).extend(f.name for f in projection.features)
-    return found

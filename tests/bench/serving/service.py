@@ -21,19 +21,10 @@ MixedRequests = endpoint.one_or_many(MixedRequest, example={"user_id": 17})
 
 
 @bentoml.service(name="churn", **endpoint.SERVICE)
-class Mixed:
+class Mixed(endpoint.Answering):
     """Probability of churn for one customer or a list of them."""
 
-    def __init__(self) -> None:
-        self.predictor = endpoint.open_predictor("churn")
-
-    @bentoml.on_startup
-    async def start(self) -> None:
-        await endpoint.start(self.predictor)
-
-    @bentoml.on_shutdown
-    async def stop(self) -> None:
-        await self.predictor.stop()
+    use_case = "churn"
 
     @bentoml.api(input_spec=MixedRequests, output_spec=ChurnAnswers)
     async def predict(self, body: endpoint.Rows, /, ctx: bentoml.Context) -> Response:
