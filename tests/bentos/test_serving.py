@@ -143,7 +143,7 @@ def test_two_workers_count_and_journal_every_answer(home, models, tmp_path):
         wait_for(lambda: server.log.read_text().count("Completed async startup hook") == 2, what="both workers")
         with Load(server.url, clients=8, reconnect=True) as load:
             wait_for(lambda: len(load.ids) > 300 and len(journal.segments(folder)) == 2, what="answers of both")
-        wait_for(lambda: {counted(server.url) for _ in range(10)} == {len(load.ids)}, seconds=10, what="the sum")
+        wait_for(lambda: {counted(server.url) for _ in range(10)} == {len(load.ids)}, what="the sum")
         ids = load.ids + killed_under_load(server, reconnect=True)
     lost = set(ids) - {r["request_id"] for r in journal.scan(folder)}
     assert not lost, f"{len(lost)} of {len(ids)} answers are not in the journal"

@@ -186,7 +186,7 @@ def test_every_worker_counts_and_journals_what_it_answers(two):
         wait_for(lambda: len(crowd.ids) > 20_000 and len(by_worker(two)) == 2, what="answers of both")
     assert (crowd.broken, crowd.refusals) == (Counter(), [])
     n = len(crowd.ids)
-    wait_for(lambda: {counted(two, "bentoflow_predictions_total") for _ in range(8)} == {n}, seconds=10, what="the sum")
+    wait_for(lambda: {counted(two, "bentoflow_predictions_total") for _ in range(8)} == {n}, what="the sum")
     asked = sum(r["source"] == "online" for r in journal.scan(folder(two)))
     assert counted(two, "bentoflow_feature_lookups_total") == asked
     misses = counted(two, "bentoflow_feature_lookups_total", outcome="miss")
@@ -224,7 +224,7 @@ def test_one_worker_killed_the_other_goes_on_and_it_comes_back(two):
         exported = counted(two, "bentoflow_predictions_total")
         victim.kill()
         before = len(crowd.ids)
-        wait_for(lambda: len(crowd.ids) > before + 5_000, seconds=10, what="answers of the other")
+        wait_for(lambda: len(crowd.ids) > before + 5_000, what="answers of the other")
         took = wait_for(lambda: started(two) == 3, what="another worker")
         wait_for(lambda: len(by_worker(two)) == 3, what="answers of the new one")
     assert took < 60
@@ -234,7 +234,7 @@ def test_one_worker_killed_the_other_goes_on_and_it_comes_back(two):
     assert set(crowd.ids) <= set(journalled(two))
     segments = journal.segments(folder(two))
     living = sum(1 for path in segments if f"-{victim.pid}-" not in path.name for _ in journal.read(path))
-    wait_for(lambda: counted(two, "bentoflow_predictions_total") >= max(living, exported), seconds=10, what="counts")
+    wait_for(lambda: counted(two, "bentoflow_predictions_total") >= max(living, exported), what="counts")
     assert counted(two, "bentoflow_predictions_total") <= len(journalled(two))
     put(two.home, "v2")
     info = {"arm": "champion"}
