@@ -17,8 +17,8 @@ from flows.feedback import feedback
 from flows.prepare import prepare
 from flows.release import release, rollback
 from flows.settings import Settings
-from flows.steps import drift_story, narrative
-from flows.steps import page as pages
+from flows.steps.pages import drift_story, narrative
+from flows.steps.pages import page as pages
 from flows.stores import answers, bentos, features, history, registry
 from flows.story import Story
 from flows.targets import local

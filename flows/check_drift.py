@@ -19,8 +19,9 @@ from bentos.runtime.scoring.manifest import Manifest
 from flows import alarms, usecases
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps import calibration, drift, estimates, kinds, page, plots, policy, signatures, sketches, windows
-from flows.steps import report as drift_report
+from flows.steps.monitoring import calibration, drift, estimates, kinds, policy, signatures, sketches, windows
+from flows.steps.pages import page, plots
+from flows.steps.pages import report as drift_report
 from flows.stores import answers, bentos, history, profiles, transaction, verdicts
 from flows.usecases.spec import UseCase
 

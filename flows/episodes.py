@@ -21,9 +21,9 @@ from flows.feedback import feedback
 from flows.prepare import prepare
 from flows.release import release
 from flows.settings import Settings
-from flows.steps import drift_story, live
-from flows.steps import page as pages
-from flows.steps.page import Badge, Facts, Figure, Gallery, Links, Page, Section, Table, Text, Timeline
+from flows.steps.pages import drift_story, live
+from flows.steps.pages import page as pages
+from flows.steps.pages.page import Badge, Facts, Figure, Gallery, Links, Page, Section, Table, Text, Timeline
 from flows.stores import bentos, history, registry, tables
 from flows.story import Story, drill
 from flows.targets import local

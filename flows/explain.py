@@ -17,8 +17,9 @@ from bentos.runtime.scoring.scorer import Scorer, grade
 from flows import usecases
 from flows.errors import StoreError
 from flows.settings import settings
-from flows.steps import candidate, cohorts, dossier, metrics
-from flows.steps.search import Trial
+from flows.steps.data import cohorts
+from flows.steps.training import candidate, dossier, metrics
+from flows.steps.training.search import Trial
 from flows.stores import answers, bentos, features, lineage, registry, tables
 
 

@@ -19,7 +19,9 @@ from bentos.runtime.scoring import manifest
 from flows import usecases
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps import cohorts, live, metrics, page
+from flows.steps.data import cohorts
+from flows.steps.pages import live, page
+from flows.steps.training import metrics
 from flows.stores import answers, bentos, history, prepared, registry, tables, transaction
 from flows.stores import labels as label_store
 from flows.usecases.spec import UseCase

@@ -16,7 +16,7 @@ from flows import usecases
 from flows.errors import ContractError, SourceError
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps import cohorts, contract, privacy, quality
+from flows.steps.data import cohorts, contract, privacy, quality
 from flows.stores import features, locks, prepared, tables
 from flows.usecases.spec import PathSource, SimulatedSource, Source, UseCase
 

@@ -18,7 +18,7 @@ from bentos.runtime.scoring import manifest
 from flows import usecases, walk
 from flows.errors import GateError, ReleaseError, StoreError
 from flows.settings import Settings, settings
-from flows.steps import tenure
+from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, lineage, locks, registry, transaction
 from flows.targets import local
 

@@ -21,7 +21,7 @@ from flows import usecases
 from flows.errors import ContractError, ReleaseError, StoreError
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps import cohorts, contract
+from flows.steps.data import cohorts, contract
 from flows.stores import bentos, features, prepared, registry, tables
 from flows.usecases.spec import Contract, PathSource, UseCase
 

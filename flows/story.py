@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import GateError
-from flows.steps.page import Event, Kind
+from flows.steps.pages.page import Event, Kind
 
 
 @dataclass

@@ -18,9 +18,12 @@ from flows import usecases
 from flows.errors import StoreError
 from flows.release import release, settle
 from flows.settings import settings
-from flows.steps import candidate as candidates
-from flows.steps import cohorts, dossier, gates, policy, search
-from flows.steps.candidate import Table
+from flows.steps.data import cohorts
+from flows.steps.gating import gates
+from flows.steps.monitoring import policy
+from flows.steps.training import candidate as candidates
+from flows.steps.training import dossier, search
+from flows.steps.training.candidate import Table
 from flows.stores import features, history, lineage, locks, prepared, registry, tables, versions
 from flows.usecases.spec import UseCase
 

@@ -15,8 +15,8 @@ from bentos.runtime.scoring.categories import rows_to_raw
 from bentos.runtime.scoring.scorer import Scorer
 from flows.errors import ReleaseError
 from flows.settings import Settings
-from flows.steps import canary
-from flows.steps.canary import Check, Figures, Limits, Scores
+from flows.steps.rollouts import canary
+from flows.steps.rollouts.canary import Check, Figures, Limits, Scores
 from flows.stores import answers, bentos, history, labels, transaction
 from flows.targets import local
 

@@ -39,13 +39,13 @@ MUTATIONS = (
     ),
     Mutation(
         "1 a failed gate rejects",
-        "flows/steps/gates.py",
+        "flows/steps/gating/gates.py",
         (('if failed - {"HOLD"} or not results:', "if not results:"),),
         "tests/flows/steps/test_planted.py::test_the_named_gate_rejects",
     ),
     Mutation(
         "2 a promotion beats noise",
-        "flows/steps/comparisons.py",
+        "flows/steps/gating/comparisons.py",
         (("gain.low > 0 and gain.value >= limit", "gain.value > 0"),),
         "tests/flows/steps/test_gates.py::test_an_equal_model_is_hardly_ever_promoted",
     ),
@@ -57,25 +57,25 @@ MUTATIONS = (
     ),
     Mutation(
         "3 labels are used once mature",
-        "flows/steps/cohorts.py",
+        "flows/steps/data/cohorts.py",
         (("if c + horizon <= as_of]", "if c <= as_of]"),),
         "tests/flows/steps/test_cohorts.py::test_a_cutoff_is_mature_on_the_day_that_its_horizon_ends",
     ),
     Mutation(
         "3 the label's horizon lies between training and test",
-        "flows/steps/cohorts.py",
+        "flows/steps/data/cohorts.py",
         (("if c + horizon <= mature[-1])", "if c < mature[-1])"),),
         "tests/flows/steps/test_cohorts.py::test_every_split_leaves_the_horizon_between",
     ),
     Mutation(
         "3 a label is hidden until it is known",
-        "flows/steps/cohorts.py",
+        "flows/steps/data/cohorts.py",
         (("        if column.delay_days:", "        if column.delay_days < 0:"),),
         "tests/flows/steps/test_cohorts.py::test_what_was_not_known_yet_is_missing",
     ),
     Mutation(
         "3 the labels of training events matured before the test",
-        "flows/steps/cohorts.py",
+        "flows/steps/data/cohorts.py",
         (("stop = test - horizon", "stop = test"),),
         "tests/flows/steps/test_cohorts.py::test_event_windows_leave_the_label_time_on_both_sides",
     ),
@@ -102,7 +102,7 @@ MUTATIONS = (
     ),
     Mutation(
         "4 the exported trees split where the fitted ones do",
-        "flows/steps/export.py",
+        "flows/steps/training/export.py",
         (('if not hasattr(model, "_predictors"):', "if True:"),),
         "tests/flows/steps/test_categorical.py::test_numbers_alone_keep_parity_at_split_points",
     ),
@@ -179,13 +179,13 @@ MUTATIONS = (
     ),
     Mutation(
         "10 retraining has a cooldown",
-        "flows/steps/policy.py",
+        "flows/steps/monitoring/policy.py",
         (("if not waits or now >= max(waits)[0]:", "if waits or not waits:"),),
         "tests/flows/steps/test_policy.py::test_any_verdict_starts_the_cooldown",
     ),
     Mutation(
         "11 chance alone raises no drift alarm",
-        "flows/steps/drift.py",
+        "flows/steps/monitoring/drift.py",
         (
             ('if values["psi"] - expected > rules.max_psi:', "if True:"),
             ("if TESTS * chance <= limit]", "if chance <= 0.05]"),

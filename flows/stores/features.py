@@ -19,7 +19,7 @@ from bentos.runtime.features.online import repo_config, warm
 from bentos.runtime.home import replace
 from flows.environment import ROOT
 from flows.errors import StoreError
-from flows.steps import cohorts
+from flows.steps.data import cohorts
 from flows.stores import tables
 from flows.usecases.spec import UseCase
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bentos.runtime.home import replace
 from flows.errors import StoreError
-from flows.steps import cohorts
+from flows.steps.data import cohorts
 
 
 def _path(home: Path, use_case: str) -> Path:

@@ -1,8 +1,8 @@
 """Profiles: whylogs summaries of any table, mergeable, as bytes. The only module that knows whylogs.
 
 The metrics are filled column by column instead of through whylogs' logger, whose type mapping needs numpy 1 and whose
-float columns take 15 times as long. Drift is judged on exact counts (flows/steps/sketches.py): a profile answers the
-questions that nobody thought of when the bins were fixed.
+float columns take 15 times as long. Drift is judged on exact counts (flows/steps/monitoring/sketches.py): a profile
+answers the questions that nobody thought of when the bins were fixed.
 """
 
 import io
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pandas.api import types
 
 from flows.errors import StoreError
-from flows.steps.measures import Sketch
-from flows.steps.sketches import OTHER
+from flows.steps.monitoring.measures import Sketch
+from flows.steps.monitoring.sketches import OTHER
 
 os.environ.setdefault("WHYLOGS_NO_ANALYTICS", "1")  # read once, at import; its telemetry threads delay the exit
 

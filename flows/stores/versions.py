@@ -9,9 +9,10 @@ import pandas as pd
 from bentos.runtime.scoring.categories import raw_values
 from bentos.runtime.scoring.scorer import Scorer
 from flows.errors import StoreError
-from flows.steps import dossier, gates
-from flows.steps.candidate import Rival
-from flows.steps.dossier import Outcome
+from flows.steps.gating import gates
+from flows.steps.training import dossier
+from flows.steps.training.candidate import Rival
+from flows.steps.training.dossier import Outcome
 from flows.stores import features, profiles, registry, transaction
 from flows.usecases.spec import UseCase
 

@@ -15,7 +15,7 @@ from flows.environment import defaults
 from flows.errors import ReleaseError
 from flows.processes import Process
 from flows.settings import Settings
-from flows.steps.canary import Figures
+from flows.steps.rollouts.canary import Figures
 
 
 def process_name(use_case: str) -> str:

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy import stats
 
 from bentos.runtime.home import home as project_home
-from flows.steps import calibration, drift, sketches, windows
+from flows.steps.monitoring import calibration, drift, sketches, windows
 from flows.stores import profiles
 from tests.bench.figures import Figure, plain, ratio
 from tests.bench.serving.peers import own_venv

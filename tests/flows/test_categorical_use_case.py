@@ -25,7 +25,8 @@ from flows.explain import explain, reproduce
 from flows.prepare import prepare
 from flows.release import release
 from flows.score import score
-from flows.steps import candidate, sketches
+from flows.steps.monitoring import sketches
+from flows.steps.training import candidate
 from flows.stores import bentos, features, registry, tables
 from flows.train import train
 from tests.bentos import shop as service

@@ -11,7 +11,8 @@ import pytest
 from bentos.runtime import clock
 from flows import alarms
 from flows.check_drift import check_drift
-from flows.steps import calibration, estimates, plots, policy
+from flows.steps.monitoring import calibration, estimates, policy
+from flows.steps.pages import plots
 from flows.stores import history
 from flows.train import train
 from tests.flows.conftest import SMALL, Bases, answers_of, champion, holdout, journalled, use

@@ -29,7 +29,7 @@ from flows.feedback import feedback
 from flows.prepare import prepare
 from flows.release import release
 from flows.score import score
-from flows.steps import cohorts
+from flows.steps.data import cohorts
 from flows.stores import bentos, features, tables
 from flows.stores import prepared as pointer
 from flows.train import train

@@ -13,7 +13,7 @@ from bentos.runtime.scoring import manifest
 from bentos.runtime.scoring.release import ReleaseRefused, load_release
 from flows.errors import GateError, ReleaseError
 from flows.release import release, rollback
-from flows.steps import tenure
+from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, locks, registry, transaction
 from flows.targets import local
 from tests.flows.conftest import Bases, at_home, champion, copied

@@ -12,8 +12,8 @@ import pytest
 from flows import usecases
 from flows.environment import ROOT
 from flows.errors import UseCaseError
-from flows.steps import cohorts, contract
-from flows.steps.search import SPACES
+from flows.steps.data import cohorts, contract
+from flows.steps.training.search import SPACES
 from flows.stores import features
 from flows.usecases import fraud
 from flows.usecases.spec import Column, FeatureTable, UseCase

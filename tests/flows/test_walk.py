@@ -28,7 +28,7 @@ from flows import walk
 from flows.errors import ReleaseError
 from flows.release import release, settle
 from flows.settings import settings
-from flows.steps import tenure
+from flows.steps.rollouts import tenure
 from flows.stores import bentos, features, history, registry, transaction
 from flows.targets import local
 from flows.targets.local import ensure, smoke  # as they are before other tests' fixtures stand in for them

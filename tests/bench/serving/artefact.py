@@ -17,7 +17,7 @@ from bentos.runtime.features.online import repo_config
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.rollouts.rollout import Arm, Rollout
 from bentos.runtime.scoring.manifest import GOLDEN, MANIFEST, sha256
-from flows.steps.export import preprocessing
+from flows.steps.training.export import preprocessing
 from tests.bentos.conftest import NOW, make_manifest, make_release, save_release, set_clock, to_onnx
 
 NAMES = [f"feature_{i:02d}" for i in range(11)]

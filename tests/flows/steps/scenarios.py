@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from flows.steps import calibration, drift, estimates, kinds, metrics, signatures, sketches, windows
+from flows.steps.monitoring import calibration, drift, estimates, kinds, signatures, sketches, windows
+from flows.steps.training import metrics
 from flows.usecases.spec import DriftRules
 
 RULES = DriftRules()

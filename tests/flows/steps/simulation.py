@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from flows.steps import drift, sketches
-from flows.steps.calibration import Calibration, calibrate
-from flows.steps.measures import Sketch
+from flows.steps.monitoring import drift, sketches
+from flows.steps.monitoring.calibration import Calibration, calibrate
+from flows.steps.monitoring.measures import Sketch
 from flows.usecases.spec import DriftRules
 
 RULES = DriftRules()

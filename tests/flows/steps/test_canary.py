@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from flows.steps import canary
-from flows.steps.canary import Figures, Limits, Scores
+from flows.steps.rollouts import canary
+from flows.steps.rollouts.canary import Figures, Limits, Scores
 
 LIMITS = Limits()
 FAST = Figures(answered=1_000, failed=0, seconds=1.0, parts=1_000)

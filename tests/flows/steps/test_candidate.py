@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from bentos.runtime.scoring.manifest import Manifest
-from flows.steps import candidate, gates
-from flows.steps.candidate import Candidate, Rival, Table
-from flows.steps.search import Trial
+from flows.steps.gating import gates
+from flows.steps.training import candidate
+from flows.steps.training.candidate import Candidate, Rival, Table
+from flows.steps.training.search import Trial
 from flows.usecases import churn
 from flows.usecases.spec import Slice
 
@@ -100,7 +101,7 @@ def test_the_threshold_is_chosen_on_rows_that_the_model_has_not_seen() -> None:
         entities=np.concatenate([TRAIN.entities[:300]] * 2),
         times=np.concatenate([TRAIN.times[:300]] * 2),
     )
-    from flows.steps.search import pipeline
+    from flows.steps.training.search import pipeline
 
     chance = np.random.default_rng(3).integers(0, 2, 300)
     learns_by_heart = pipeline(CASE, NAMES, "random_forest", {"max_depth": None, "min_samples_leaf": 1})

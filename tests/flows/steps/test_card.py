@@ -1,9 +1,9 @@
 from dataclasses import replace
 from typing import Any
 
-from flows.steps import gates
-from flows.steps.card import model_card
-from flows.steps.metrics import Importance, Interval
+from flows.steps.gating import gates
+from flows.steps.training.card import model_card
+from flows.steps.training.metrics import Importance, Interval
 from tests.flows.steps.test_gates import FAULTS, HEALTHY, RULES
 
 SLICE = {

@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_limits
 from bentos.runtime.scoring.categories import raw_values
 from bentos.runtime.scoring.manifest import ManifestError, parse
 from bentos.runtime.scoring.scorer import Scorer, ScorerError
-from flows.steps import candidate, checks, export, metrics, probes, search
+from flows.steps.gating import checks
+from flows.steps.training import candidate, export, metrics, probes, search
 from flows.usecases import churn
 from flows.usecases.spec import Slice
 from tests.bentos.conftest import make_manifest

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.errors import ContractError
-from flows.steps import cohorts
+from flows.steps.data import cohorts
 from flows.usecases import churn, fraud
 
 CASE = churn.USE_CASE

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from flows.errors import ContractError
-from flows.steps.contract import Checked, check, parse
+from flows.steps.data.contract import Checked, check, parse
 from flows.usecases.spec import Column, Contract
 
 CONTRACT = Contract(

@@ -11,8 +11,10 @@ import pytest
 from bentos.runtime.scoring import manifest
 from bentos.runtime.scoring.release import check_golden
 from bentos.runtime.scoring.scorer import Scorer
-from flows.steps import candidate, dossier, gates, search, sketches
-from flows.steps.dossier import Outcome
+from flows.steps.gating import gates
+from flows.steps.monitoring import sketches
+from flows.steps.training import candidate, dossier, search
+from flows.steps.training.dossier import Outcome
 from tests.flows.steps.test_candidate import AS_OF, CASE, LOGISTIC, TEST, TRAIN, built
 
 FACTS = {

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.scorer import Scorer
-from flows.steps import export, probes, search
+from flows.steps.training import export, probes, search
 from flows.usecases import churn
 
 NAMES = ("buys", "amount", "age", "recency")

@@ -5,8 +5,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from flows.steps import gates, metrics
-from flows.steps.evidence import Evidence, GateResult
+from flows.steps.gating import gates
+from flows.steps.gating.evidence import Evidence, GateResult
+from flows.steps.training import metrics
 from flows.usecases.spec import GateRules
 
 RULES = GateRules(min_roc_auc=0.7, min_average_precision=0.5, min_precision=0.5, min_recall=0.5, bootstrap=80)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.steps import drift, kinds
+from flows.steps.monitoring import drift, kinds
 from tests.flows.steps import scenarios
 
 LOW = kinds.Level(how="estimated", value=0.70, low=0.68, high=0.72, promised=0.80)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from flows.steps import metrics
-from flows.steps.resampling import MEASURES, brier_skill, calibration_error, tally
+from flows.steps.training import metrics
+from flows.steps.training.resampling import MEASURES, brier_skill, calibration_error, tally
 from flows.usecases.spec import Slice
 
 

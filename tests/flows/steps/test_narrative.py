@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from bentos.runtime.scoring.manifest import Manifest
-from flows.steps import gates, narrative, plots
-from flows.steps.page import Event, render
+from flows.steps.gating import gates
+from flows.steps.pages import narrative, plots
+from flows.steps.pages.page import Event, render
 from tests.flows.steps.test_candidate import DRAFT, built
 from tests.flows.steps.test_dossier import outcome
 

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.steps import drift, kinds, page, sketches
-from flows.steps import report as drift_report
+from flows.steps.monitoring import drift, kinds, sketches
+from flows.steps.pages import page
+from flows.steps.pages import report as drift_report
 from flows.usecases.spec import DriftRules
 from tests import browser
 

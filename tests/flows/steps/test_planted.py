@@ -10,8 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from flows.steps import gates, metrics
-from flows.steps.evidence import Evidence, GateResult
+from flows.steps.gating import gates
+from flows.steps.gating.evidence import Evidence, GateResult
+from flows.steps.training import metrics
 from flows.usecases.spec import GateRules, Slice
 
 NAMES = ("total_purchases", "average_amount", "tenure_days", "recency_days")

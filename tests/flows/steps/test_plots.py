@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib import _pylab_helpers
 
-from flows.steps import plots
-from flows.steps.metrics import Importance
+from flows.steps.pages import plots
+from flows.steps.training.metrics import Importance
 
 RNG = np.random.default_rng(0)
 P = np.round(RNG.random(400), 2)

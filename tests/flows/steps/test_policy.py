@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from flows.steps import policy
-from flows.steps.policy import cooldown
+from flows.steps.monitoring import policy
+from flows.steps.monitoring.policy import cooldown
 from flows.usecases.spec import DriftRules
 
 NOW = datetime(1998, 4, 1, tzinfo=UTC)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from flows.errors import ContractError
-from flows.steps.contract import check
-from flows.steps.privacy import apply
+from flows.steps.data.contract import check
+from flows.steps.data.privacy import apply
 from flows.usecases.spec import Column, Contract
 
 KEY = b"0123456789abcdef"

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from flows.errors import ContractError
-from flows.steps.quality import as_markdown, quality
+from flows.steps.data.quality import as_markdown, quality
 from flows.usecases.spec import Column, Contract
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flows.steps import search
-from flows.steps.search import Trial, choose
+from flows.steps.training import search
+from flows.steps.training.search import Trial, choose
 from flows.usecases import churn
 
 ORDER = ("logistic_regression", "random_forest", "hist_gradient_boosting")

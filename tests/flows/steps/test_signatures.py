@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.steps import signatures, windows
+from flows.steps.monitoring import signatures, windows
 from tests.flows.steps import scenarios
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]

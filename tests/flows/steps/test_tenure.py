@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.steps.tenure import PROMOTED, ROLLED_BACK, stack
+from flows.steps.rollouts.tenure import PROMOTED, ROLLED_BACK, stack
 
 NOISE = ("trained: PROMOTE", "trained: HOLD", "drift: drift", "drift: none", "feedback", "reverted")
 

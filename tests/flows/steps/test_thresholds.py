@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flows.steps import thresholds
-from flows.steps.metrics import best_threshold
+from flows.steps.training import thresholds
+from flows.steps.training.metrics import best_threshold
 from flows.usecases import churn, fraud
 from flows.usecases.spec import Costs
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.steps import copies, windows
+from flows.steps.monitoring import copies, windows
 from tests.flows.steps import scenarios
 
 

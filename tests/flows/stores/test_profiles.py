@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from flows.errors import StoreError
-from flows.steps.sketches import OTHER
+from flows.steps.monitoring.sketches import OTHER
 from flows.stores import profiles
 
 ALL_SORTS = {

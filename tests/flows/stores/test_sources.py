@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from flows.errors import SourceError
-from flows.steps.contract import check
+from flows.steps.data.contract import check
 from flows.stores import sources
 from flows.stores.tables import read
 from flows.usecases.spec import Column, Contract, HttpSource, PathSource, SimulatedSource, Source, SqlSource

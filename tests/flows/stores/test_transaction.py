@@ -9,7 +9,7 @@ import pytest
 
 from bentos.runtime.rollouts import rollout
 from flows.errors import ReleaseError
-from flows.steps import tenure
+from flows.steps.rollouts import tenure
 from flows.stores import history, registry, transaction
 from flows.stores.transaction import Transaction
 

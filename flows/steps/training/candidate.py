@@ -15,8 +15,9 @@ from sklearn.pipeline import Pipeline
 from bentos.runtime.scoring.categories import Raw, raw_values
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.scorer import Scorer
-from flows.steps import export, gates, metrics, probes, thresholds
-from flows.steps.search import Trial, pipeline
+from flows.steps.gating import gates
+from flows.steps.training import export, metrics, probes, thresholds
+from flows.steps.training.search import Trial, pipeline
 from flows.usecases.spec import UseCase
 
 Floats = NDArray[np.float64]

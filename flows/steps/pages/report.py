@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from flows.steps.calibration import Calibration
-from flows.steps.drift import ColumnDrift, Verdict
-from flows.steps.kinds import BLIND, Judgement
-from flows.steps.page import Badge, Block, Cell, Code, Facts, Figure, Gallery, Kind, Page, Section, Table, Text
+from flows.steps.monitoring.calibration import Calibration
+from flows.steps.monitoring.drift import ColumnDrift, Verdict
+from flows.steps.monitoring.kinds import BLIND, Judgement
+from flows.steps.pages.page import Badge, Block, Cell, Code, Facts, Figure, Gallery, Kind, Page, Section, Table, Text
 
 OVERVIEW = "overview"  # name of the figure that shows all columns
 KINDS: dict[str, tuple[str, Kind, str]] = {  # kind of drift: label, colour, what happens next

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.steps.gates import Verdict, as_markdown
-from flows.steps.metrics import Importance, Interval
+from flows.steps.gating.gates import Verdict, as_markdown
+from flows.steps.training.metrics import Importance, Interval
 
 READ_AS = {
     "roc_auc": "share of (1, 0) pairs in the right order",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from flows.steps.checks import (
+from flows.steps.gating.checks import (
     accuracy_above_trivial,
     brier_skill,
     calibration,
@@ -25,8 +25,8 @@ from flows.steps.checks import (
     score_direction,
     score_sanity,
 )
-from flows.steps.comparisons import better_than_dummy, champion_gain, champion_not_worse, group_gap, worst_slice
-from flows.steps.evidence import Evidence, Floats, GateResult
+from flows.steps.gating.comparisons import better_than_dummy, champion_gain, champion_not_worse, group_gap, worst_slice
+from flows.steps.gating.evidence import Evidence, Floats, GateResult
 from flows.usecases.spec import GateRules
 
 __all__ = [

@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from flows.steps import calibration
-from flows.steps.calibration import TESTS, Calibration
-from flows.steps.measures import (
+from flows.steps.monitoring import calibration
+from flows.steps.monitoring.calibration import TESTS, Calibration
+from flows.steps.monitoring.measures import (
     Sketch,
     jensen_shannon,
     ks,

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from flows.steps.evidence import Evidence, GateResult
-from flows.steps.metrics import MIN_CLASS_ROWS, Interval, bootstrap, paired_gain, slice_table
-from flows.steps.resampling import Floats
+from flows.steps.gating.evidence import Evidence, GateResult
+from flows.steps.training.metrics import MIN_CLASS_ROWS, Interval, bootstrap, paired_gain, slice_table
+from flows.steps.training.resampling import Floats
 from flows.usecases.spec import GateRules
 
 COIN_BRIER = 0.25

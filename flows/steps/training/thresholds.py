@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bentos.runtime.scoring.categories import Raw
-from flows.steps.metrics import best_threshold
-from flows.steps.resampling import Floats, checked
+from flows.steps.training.metrics import best_threshold
+from flows.steps.training.resampling import Floats, checked
 from flows.usecases.spec import UseCase
 
 

@@ -7,8 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
-from flows.steps import copies, measures
-from flows.steps.measures import Sketch
+from flows.steps.monitoring import copies, measures
+from flows.steps.monitoring.measures import Sketch
 from flows.usecases.spec import DriftRules
 
 # money, metric prefixes, bytes, seconds, minutes, hours, days and weeks taken for one another; factors under 7 are not

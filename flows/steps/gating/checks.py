@@ -5,8 +5,8 @@ A gate may raise: `gates.judge` counts that as failed.
 
 import numpy as np
 
-from flows.steps.evidence import Evidence, GateResult
-from flows.steps.metrics import classification, column_auc
+from flows.steps.gating.evidence import Evidence, GateResult
+from flows.steps.training.metrics import classification, column_auc
 from flows.usecases.spec import GateRules
 
 MIN_DISTINCT = 3

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from flows.steps import copies, estimates, grid, sketches
-from flows.steps.copies import Copies
-from flows.steps.measures import Sketch
+from flows.steps.monitoring import copies, estimates, grid, sketches
+from flows.steps.monitoring.copies import Copies
+from flows.steps.monitoring.measures import Sketch
 
 SCORE = "score"  # the column of answers that quality is estimated from
 

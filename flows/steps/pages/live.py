@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.steps import plots
-from flows.steps.page import Badge, Block, Cell, Figure, Page, Section, Table, Text
+from flows.steps.pages import plots
+from flows.steps.pages.page import Badge, Block, Cell, Figure, Page, Section, Table, Text
 
 Month = Mapping[str, Any]
 

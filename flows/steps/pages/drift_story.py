@@ -5,8 +5,8 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from flows.steps import live, plots
-from flows.steps.page import Badge, Block, Cell, Figure, Gallery, Kind, Links, Table, Text
+from flows.steps.pages import live, plots
+from flows.steps.pages.page import Badge, Block, Cell, Figure, Gallery, Kind, Links, Table, Text
 
 KINDS: dict[str, Kind] = {
     "none": "good",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bentos.runtime.scoring.categories import Raw
-from flows.steps.resampling import MEASURES, Floats, Interval, bootstrap, checked, paired_gain, tally
+from flows.steps.training.resampling import MEASURES, Floats, Interval, bootstrap, checked, paired_gain, tally
 from flows.usecases.spec import Slice
 
 __all__ = [

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.steps import drift_story, live
-from flows.steps.page import (
+from flows.steps.pages import drift_story, live
+from flows.steps.pages.page import (
     Badge,
     Block,
     Cell,

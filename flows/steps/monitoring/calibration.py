@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincc
 
-from flows.steps import distances
-from flows.steps.measures import Sketch, deviation, distribution
+from flows.steps.monitoring import distances
+from flows.steps.monitoring.measures import Sketch, deviation, distribution
 from flows.usecases.spec import DriftRules
 
 FILE = "calibration.json"  # beside the reference in a release's folder

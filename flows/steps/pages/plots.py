@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from flows.steps.metrics import Importance, classification
-from flows.steps.resampling import BINS, Floats, checked
+from flows.steps.training.metrics import Importance, classification
+from flows.steps.training.resampling import BINS, Floats, checked
 
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
 SMALL, TITLE = 9, 10

@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 
 from bentos.runtime.scoring.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Manifest, sha256
-from flows.steps import calibration, card, estimates, gates, plots, probes, search, sketches
-from flows.steps.candidate import Candidate, Table
+from flows.steps.gating import gates
+from flows.steps.monitoring import calibration, estimates, sketches
+from flows.steps.pages import plots
+from flows.steps.training import card, probes, search
+from flows.steps.training.candidate import Candidate, Table
 from flows.usecases.spec import UseCase
 
 TRAINING = "training.json"

@@ -9,7 +9,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from flows.errors import ContractError
-from flows.steps.parsing import UTC_US, Parsed, parse_column
+from flows.steps.data.parsing import UTC_US, Parsed, parse_column
 from flows.usecases.spec import Column, Contract
 
 REASON: Final = "reason"
