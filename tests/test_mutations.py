@@ -109,7 +109,7 @@ MUTATIONS = (
     Mutation(
         "4 a category that training never saw is no other",
         "bentos/runtime/scoring/categories.py",
-        (("positions.get(text, NOT_FOUND)", "positions.get(text, 0)"),),
+        (("texts, repeat(NOT_FOUND)", "texts, repeat(0.0)"),),
         "tests/flows/steps/test_categorical.py::test_the_preprocessing_is_the_fitted_one",
     ),
     Mutation(

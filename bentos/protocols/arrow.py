@@ -105,13 +105,20 @@ def from_table(table: "pa.Table") -> Columns:
 
 
 def _texts(column: Any, field: str) -> list[str | None]:
-    """A column's texts one by one: rows may share one long text, of which a list has a copy per row."""
-    found, left = [], MAX_TEXT
-    for value in column:
-        found.append(value.as_py())
-        left -= len(found[-1] or "")
+    """A column's texts; Refused if they are too long together, as rows may share one long text."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        lengths = [pc.utf8_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
+    else:
+        lengths = [pc.utf8_length(chunk) for chunk in column.chunks]
+    left = MAX_TEXT
+    for i, length in enumerate(length for chunk in lengths for length in chunk.fill_null(0).to_numpy().tolist()):
+        left -= length
         if left < 0:
-            raise Refused(400, f"has more than {MAX_TEXT} characters; keys are short", row=len(found) - 1, field=field)
+            raise Refused(400, f"has more than {MAX_TEXT} characters; keys are short", row=i, field=field)
+    found: list[str | None] = column.cast(pa.large_string()).to_numpy().tolist()
     return found
 
 

@@ -93,16 +93,11 @@ class Layout:
 
     def _values(self, columns: Mapping[str, Column]) -> Iterable[Sequence[Any]]:
         """Each row's values in the order of the names, None where missing."""
-        numeric = [name for name in self.names if name not in self.categorical]
-        x = np.column_stack([floats(columns[name], name) for name in numeric]) if numeric else np.empty((0, 0))
-        values: list[list[Any]] = x.tolist()
-        for i in np.flatnonzero(np.isnan(x).any(axis=1)).tolist():
-            values[i] = [None if v != v else v for v in values[i]]
-        if not self.categorical:
-            return values
-        found: dict[str, Sequence[Any]] = dict(zip(numeric, zip(*values, strict=True), strict=True)) if values else {}
-        found |= {name: texts(columns[name], name) for name in self.categorical}
-        return zip(*(found[name] for name in self.names), strict=True)
+        found = [
+            texts(columns[name], name) if name in self.categorical else gaps(floats(columns[name], name))
+            for name in self.names
+        ]
+        return zip(*found, strict=True)
 
     def matrix(self, values: Any) -> Columns:
         """The columns of a list of lists, or an array, that has the features in the model's order."""
@@ -144,6 +139,12 @@ def floats(column: Column, field: str) -> npt.NDArray[np.float64]:
     if len(wrong := np.flatnonzero(np.isinf(x))):
         raise Refused(400, "is infinite or too large; missing is null", row=int(wrong[0]), field=field)
     return x
+
+
+def gaps(x: npt.NDArray[np.float64]) -> list[float | None]:
+    """The values, None for NaN."""
+    values: list[float | None] = x.tolist()
+    return [None if v != v else v for v in values] if np.isnan(x).any() else values
 
 
 def texts(column: Column, field: str) -> Sequence[str | None]:

@@ -28,7 +28,7 @@ JSON = "application/json"
 CURL = "application/x-www-form-urlencoded"  # what curl says of any body; the examples of TensorFlow Serving send it
 MAX_PARTS = 100 * MAX_ROWS  # objects and lists in a body: each costs many times its bytes once it is decoded
 MAX_COMMAS = 800 * MAX_ROWS
-SMALL = 50_000  # bytes that take less time to decode than a thread takes to start on them
+SMALL = 300_000  # bytes that take a millisecond or three to decode: less than a thread that waits for its turn does
 log = logging.getLogger("bentoflow.protocols")
 
 

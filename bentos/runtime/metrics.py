@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SCORES = tuple(round(i / 20, 2) for i in range(1, 21))
-OUTCOME, VERSION = attrgetter("model_version", "risk"), attrgetter("model_version")
+OUTCOME = attrgetter("model_version", "risk")
+VERSION, SCORE = attrgetter("model_version"), attrgetter("probability")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
 
@@ -104,12 +105,16 @@ class Tally:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, values: Iterable[float]) -> None:
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def observe_all(self, values: Sequence[float]) -> None:
         """Count values."""
-        counts, bounds = self.counts, self.bounds
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-            self.total += value
+        for place, count in Counts(map(partial(bisect_left, self.bounds), values)).items():
+            self.counts[place] += count
+        self.total += sum(values)
 
     def export(self, histogram: Histogram) -> None:
         """Add what was observed to a Prometheus histogram, which has no call of its own for many values."""
@@ -140,14 +145,28 @@ _lock = threading.Lock()  # taken once per batch or request: a batch may be coun
 
 def count_answers(use_case: str, answers: Sequence[Answer]) -> None:
     """Count answers given."""
-    if not answers:
+    if len(answers) == 1:
+        with _lock:
+            _count_one(use_case, answers[0])
         return
     with _lock:
         for (version, risk), count in Counts(map(OUTCOME, answers)).items():
             _pending.predictions[use_case, version, risk] += count
-        for version in set(map(VERSION, answers)):
-            tally = _pending.score.setdefault((use_case, version), Tally(SCORES))
-            tally.observe(a.probability for a in answers if a.model_version == version)
+        versions = set(map(VERSION, answers))
+        for version in versions:
+            alike = [a for a in answers if a.model_version == version] if len(versions) > 1 else answers
+            _scores(use_case, version).observe_all(list(map(SCORE, alike)))
+
+
+def _count_one(use_case: str, answer: Answer) -> None:
+    _pending.predictions[use_case, answer.model_version, answer.risk] += 1
+    _scores(use_case, answer.model_version).observe(answer.probability)
+
+
+def _scores(use_case: str, version: str) -> Tally:
+    if (tally := _pending.score.get((use_case, version))) is None:
+        tally = _pending.score[use_case, version] = Tally(SCORES)
+    return tally
 
 
 def count_errors(use_case: str, statuses: Iterable[int]) -> None:
@@ -162,13 +181,15 @@ def count_request(use_case: str, seconds: float) -> None:
     with _lock:
         if (tally := _pending.seconds.get(use_case)) is None:
             tally = _pending.seconds[use_case] = Tally(SECONDS)
-        tally.observe([seconds])
+        tally.observe(seconds)
 
 
 def count_batch(use_case: str, rows: int) -> None:
     """Count a batch by its rows."""
     with _lock:
-        _pending.rows.setdefault(use_case, Tally(ROWS)).observe([rows])
+        if (tally := _pending.rows.get(use_case)) is None:
+            tally = _pending.rows[use_case] = Tally(ROWS)
+        tally.observe(rows)
 
 
 def count_part(arm: tuple[str, str, str], seconds: float, results: Sequence[object]) -> None:
@@ -181,7 +202,7 @@ def count_part(arm: tuple[str, str, str], seconds: float, results: Sequence[obje
     with _lock:
         _pending.arm_rows[*arm, "answered"] += answered
         _pending.arm_rows[*arm, "failed"] += failed
-        _pending.arm_seconds.setdefault(arm, Tally(SECONDS)).observe([seconds])
+        _pending.arm_seconds.setdefault(arm, Tally(SECONDS)).observe(seconds)
 
 
 def count_shadow(use_case: str, arm: str, outcome: str, rows: int) -> None:

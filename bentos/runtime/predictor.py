@@ -25,7 +25,7 @@ from bentos.runtime.scoring.inputs import Fields
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.release import Release, load_release
 from bentos.runtime.scoring.wire import ANY, order
-from bentos.runtime.together import Together, row_lines, settle
+from bentos.runtime.together import Decided, Together, settle
 
 EXPORT_S = 0.25  # how old the figures of other workers may be in a scrape
 
@@ -173,26 +173,24 @@ class Predictor:
         rows, arms, smoke, calls = zip(*items, strict=True)
         arms = self._arms.assigned(bundle, rows, arms)
         results: list[Answer | RowError] = []
-        lines: list[bytes] = []
-        held = any(calls)
-        line_of: dict[str, bytes] = {}
-        for arm in sorted(set(arms)):
-            chosen = [i for i, named in enumerate(arms) if named == arm]
+        parts: list[Decided] = []
+        named = set(arms)
+        for arm in sorted(named):
+            chosen = [i for i, name in enumerate(arms) if name == arm] if len(named) > 1 else range(len(items))
             some = len(chosen) < len(items)
-            decided, written = self._arms.decide(
+            part = self._arms.decide(
                 self._decider(bundle, arm or CHAMPION),
                 [rows[i] for i in chosen] if some else rows,
                 [smoke[i] for i in chosen] if some else smoke,
                 now,
                 counted=bundle is not None and bundle.split is not None,
             )
-            lines.append(written)
-            if held:
-                line_of |= row_lines(decided, written)
-            results = placed(results, chosen, decided, len(items))
-        if held:
-            results, lines, answers = settle(calls, results, line_of, smoke)
+            parts.append(part)
+            results = placed(results, chosen, part[0], len(items))
+        if any(calls):
+            results, lines, answers = settle(calls, results, smoke, parts)
         else:
+            lines = [written for _, written in parts]
             answers = [r for r, hidden in zip(results, smoke, strict=True) if type(r) is Answer and not hidden]
         try:
             self._journal.append(lines)

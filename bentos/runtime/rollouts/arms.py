@@ -7,17 +7,17 @@ from datetime import datetime
 from typing import Any
 
 from bentos.runtime import metrics
-from bentos.runtime.answers import Answer, RowError
+from bentos.runtime.answers import RowError
 from bentos.runtime.rollouts.rollout import CHAMPION
 from bentos.runtime.rollouts.watcher import Bundle
 from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.inputs import Fields
 from bentos.runtime.scoring.release import Release
+from bentos.runtime.together import Decided
 
 UNEXPECTED = "an unexpected error, see the server's log"
 
 log = logging.getLogger("bentoflow.predictor")
-Decided = tuple[list[Answer | RowError], bytes]  # each row's answer or error, the journal's lines
 
 
 class Arms:
@@ -94,7 +94,7 @@ def described(bundle: Bundle[Release] | None) -> dict[str, dict[str, Any]]:
     }
 
 
-def placed(results: list[Any], chosen: list[int], decided: list[Any], rows: int) -> list[Any]:
+def placed(results: list[Any], chosen: Sequence[int], decided: list[Any], rows: int) -> list[Any]:
     """The results with those of one arm put where its rows are."""
     if len(chosen) == rows:
         return decided

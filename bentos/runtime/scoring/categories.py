@@ -5,6 +5,7 @@ Coded values are float64[n, k]: a category's position among those of the manifes
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from bentos.runtime.scoring.model import Floats, Inputs, ScorerError
 Raw = npt.NDArray[Any]
 Texts = npt.NDArray[np.object_]  # [n, c] of str or None, one column per categorical feature
 MAX_TEXT = 1_000  # characters of a category that a request brings
-NOT_FOUND = -1
+NOT_FOUND = -1.0
 
 
 class Categories:
@@ -32,8 +33,7 @@ class Categories:
 
     def codes(self, c: int, texts: Iterable[str | None]) -> list[float]:
         """Positions of the texts of the c-th categorical feature."""
-        positions = self._positions[c]
-        return [positions.get(text, NOT_FOUND) for text in texts]
+        return list(map(self._positions[c].get, texts, repeat(NOT_FOUND)))
 
     def coded(self, raw: Raw) -> Floats:
         """Coded values of raw ones; ScorerError names a value that is not of its column's kind."""

@@ -4,18 +4,20 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import repeat
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 
 from bentos.runtime.answers import GAP, Answer, Column, Form, RowError, texts
-from bentos.runtime.scoring.categories import Texts
 from bentos.runtime.scoring.events import gatherer
-from bentos.runtime.scoring.inputs import Fields, Input
+from bentos.runtime.scoring.inputs import Fields, Gathered, places
 from bentos.runtime.scoring.model import Floats
 from bentos.runtime.scoring.release import Release
-from bentos.runtime.scoring.wire import encoded, order
+from bentos.runtime.scoring.wire import encoded, lines_of, order
 
 JSON = {word: orjson.dumps(word) for word in (True, False, None, "online", "request", "ok", "expired", "missing")}
 
@@ -29,6 +31,7 @@ class Decider:
         self._gatherer = gatherer(manifest, served.reader, served.scorer.preprocess)
         fixed = {"model_version": served.model_version, "release": served.release, "arm": arm}
         self._order = order(manifest)
+        self._place = partial(bisect_right, manifest.cuts)
         score = dict.fromkeys(("score", "decision", "features", "event_time"), GAP)
         self._record = Form(
             {"request_id": GAP, "entity": GAP}
@@ -51,59 +54,54 @@ class Decider:
     ) -> tuple[list[Answer | RowError], bytes]:
         """Each row's answer or error, and the journal's lines of the answers; `ids` if the rows have some."""
         gathered = self._gatherer.gather(rows, now)
-        scores, values, words = self.served.scorer.score_inputs(gathered.z), gathered.values, gathered.texts
-        found: list[Input | RowError] = gathered.rows
+        scores = self.served.scorer.score_inputs(gathered.z)
         possible = (scores >= 0.0) & (scores <= 1.0)
         if not possible.all():
-            found = self._without_impossible(found, scores.tolist())
-            scores, values, words = scores[possible], values[possible], words[possible]
-        ready = [row for row in found if isinstance(row, Input)]
-        if not ready:
-            return [row for row in found if isinstance(row, RowError)], b""
-        if len(ready) < len(found):
-            smoke = [s for s, row in zip(smoke, found, strict=True) if isinstance(row, Input)]
-            ids = ids and [name for name, row in zip(ids, found, strict=True) if isinstance(row, Input)]
-        answers, lines = self._answers(
-            ready, scores.tolist(), values, words, smoke, now, ids or _request_ids(len(ready))
-        )
-        if len(ready) == len(found):
+            gathered, scores = self._without_impossible(gathered, scores, possible), scores[possible]
+        errors = gathered.errors
+        if len(errors) == len(rows):
+            return [errors[i] for i in range(len(rows))], b""
+        if errors:
+            fine = places(errors, len(scores))
+            smoke = [smoke[i] for i in fine]
+            ids = ids and [ids[i] for i in fine]
+        answers, lines = self._answers(gathered, scores.tolist(), smoke, now, ids or _request_ids(len(scores)))
+        if not errors:
             return answers, lines
         given = iter(answers)
-        return [row if isinstance(row, RowError) else next(given) for row in found], lines
+        return [errors.get(i) or next(given) for i in range(len(rows))], lines
 
-    def _without_impossible(self, found: list[Input | RowError], scores: list[float]) -> list[Input | RowError]:
-        rest, checked = iter(scores), list(found)
-        for i, row in enumerate(found):
-            if isinstance(row, Input) and not 0.0 <= (score := next(rest)) <= 1.0:
-                reason = f"release {self.served.release} scored {score!r}, which is no probability"
-                checked[i] = RowError(500, reason, {self.served.manifest.entity: row.key})
-        return checked
+    def _without_impossible(self, gathered: Gathered, scores: Floats, possible: npt.NDArray[np.bool_]) -> Gathered:
+        place, about = places(gathered.errors, len(scores)), self.served.manifest.entity
+        wrong = {}
+        for at in np.flatnonzero(~possible).tolist():
+            reason = f"release {self.served.release} scored {float(scores[at])!r}, which is no probability"
+            wrong[place[at]] = RowError(500, reason, {about: gathered.ready.keys[at]})
+        return gathered.only(possible, wrong)
+
+    def _features(self, gathered: Gathered) -> list[bytes]:
+        """The JSON of each row's features."""
+        if gathered.brought is not None:
+            return lines_of(gathered.brought)
+        columns = gathered.values.T.tolist()
+        for c, j in enumerate(self._gatherer.categories.columns):
+            columns[j] = gathered.texts[:, c].tolist()
+        return encoded(self._order, columns)
 
     def _answers(
-        self,
-        ready: list[Input],
-        scores: list[float],
-        values: Floats,
-        words: Texts,
-        smoke: Sequence[bool],
-        now: datetime,
-        ids: Sequence[str],
+        self, gathered: Gathered, scores: list[float], smoke: Sequence[bool], now: datetime, ids: Sequence[str]
     ) -> tuple[list[Answer | RowError], bytes]:
-        served, manifest, n = self.served, self.served.manifest, len(ready)
-        keys, sources, times, states, others, moments = zip(*ready, strict=True)
-        cuts, names = manifest.cuts, manifest.risks
-        risks = [names[bisect_right(cuts, score)] for score in scores]
+        served, manifest, n = self.served, self.served.manifest, len(scores)
+        keys, sources, times, states, others, moments = gathered.ready
+        risks = list(map(manifest.risks.__getitem__, map(self._place, scores)))
         stale = [state != "ok" for state in states] if manifest.stale == "flag" else [False] * n
-        columns = values.T.tolist()
-        for c, j in enumerate(self._gatherer.categories.columns):
-            columns[j] = words[:, c].tolist()
         shared: list[Column] = [
             ('"' + '","'.join(ids) + '"').encode().split(b","),
             texts(keys),
             *(texts([row[j] for row in others]) for j in range(len(manifest.others))),
             texts(scores),
             _words(risks),
-            encoded(self._order, columns),
+            self._features(gathered),
             _words(times),
         ]
         about: list[Column] = [

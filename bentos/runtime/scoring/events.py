@@ -59,7 +59,7 @@ class EventGatherer(Gatherer):
             self._brought(values, [rows[i] for i in asked], asked)
             self._look_up(found, values, texts, asked, now)
         self._within(found, values)
-        return self._bounded(found, values, texts)
+        return self._gathered(found, values, texts)
 
     def _row(self, row: Fields, now: datetime) -> Input | RowError:
         """A row's keys, time and where its features come from, or what is wrong with the first of what it brings."""

@@ -101,6 +101,28 @@ class Given:
         for at in odd:
             found[given_at[at]] = self._not_numbers(given[at]) or found[given_at[at]]
 
+    def matrices(self, features: Sequence[Values]) -> tuple[Floats, Texts] | None:
+        """Coded values and texts of features of the right names and types; None if one is not finite, or too long."""
+        columns: list[Sequence[Any]] = list(zip(*map(astuple, features), strict=True))
+        if not all(_plain_texts(columns[j]) for j in self.categories.columns):
+            return None
+        numbers = [columns[j] for j in self.categories.numbers]
+        try:
+            x = np.array(numbers, dtype=np.float64)
+        except OverflowError:  # an integer too large for a float
+            return None
+        if np.count_nonzero(np.isfinite(x)) != x.size - sum(column.count(None) for column in numbers):
+            return None
+        texts = np.empty((len(features), len(self.categories.columns)), dtype=object)
+        if not self.categories.columns:
+            return np.ascontiguousarray(x.T), texts
+        values = np.empty((len(features), len(columns)))
+        values[:, self.categories.numbers] = x.T
+        for c, j in enumerate(self.categories.columns):
+            texts[:, c] = columns[j]
+            values[:, j] = self.categories.codes(c, columns[j])
+        return values, texts
+
     def _put_mixed(
         self,
         found: list[Any],

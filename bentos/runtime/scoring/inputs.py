@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import compress
 from operator import attrgetter
 from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from msgspec.structs import astuple
+import numpy.typing as npt
 
 from bentos.runtime.answers import RowError
 from bentos.runtime.features.cache import EntityReader
@@ -42,15 +43,37 @@ class Input(NamedTuple):
     moment: datetime | None = None
 
 
+class Ready(NamedTuple):
+    """The rows of a batch that are ready to score, column by column: of each what `Input` says of one."""
+
+    keys: Sequence[Key | None]
+    sources: Sequence[str]
+    event_times: Sequence[datetime | None]
+    states: Sequence[str]
+    others: Sequence[tuple[Key, ...]]
+    moments: Sequence[datetime | None]
+
+
+NOBODY = Ready((), (), (), (), (), ())
+
+
 @dataclass(frozen=True)
 class Gathered:
-    """Each row's input or error, in order; coded values [m, k], texts [m, c] and model inputs of the m rows without
-    error."""
+    """The errors of a batch's rows by place; of the m rows without one the columns, coded values [m, k], texts [m, c]
+    and the model's inputs. `brought` are their features as they came where all of them brought some off the wire."""
 
-    rows: list[Input | RowError]
+    errors: dict[int, RowError]
+    ready: Ready
     values: Floats
     texts: Texts
     z: Inputs
+    brought: Sequence[Values] | None = None
+
+    def only(self, kept: npt.NDArray[np.bool_], errors: dict[int, RowError]) -> "Gathered":
+        """What is left of the m rows if just these are kept, the others with an error."""
+        columns: Any = [list(compress(column, kept)) for column in self.ready]
+        ready = Ready(*columns)
+        return Gathered(self.errors | errors, ready, self.values[kept], self.texts[kept], self.z[kept])
 
 
 class Gatherer:
@@ -95,7 +118,7 @@ class Gatherer:
             self._given.put(found, values, texts, given, given_at)
         if asked:
             self._read(found, values, texts, asked, now)
-        return self._bounded(found, values, texts)
+        return self._gathered(found, values, texts)
 
     def _blank(self, n: int) -> tuple[Floats, Texts]:
         """Room for the values and texts of n rows."""
@@ -105,20 +128,20 @@ class Gatherer:
         """The inputs of rows off the wire if all bring just the features asked for, or all bring none; else None."""
         if not all(issubclass(kind, Row) for kind in set(map(type, rows))):
             return None
-        keys, features = map(self._key, rows), list(map(FEATURES_OF, rows))
+        features = list(map(FEATURES_OF, rows))
         [kind, *others] = set(map(type, features))
         if others or not (kind is NoneType or (issubclass(kind, Values) and kind.order == self._order)):
             return None
-        source: Literal["online", "request"] = "online" if kind is NoneType else "request"
-        found: list[Input | RowError] = [Input(key, source, None, "ok") for key in keys]
-        values, texts = self._blank(len(rows))
-        if source == "online":
-            self._read(found, values, texts, range(len(rows)), now)
-        elif self.categories.columns:
-            self._given.put(found, values, texts, list(map(astuple, features)), range(len(rows)))
-        else:
-            values = np.array(list(map(astuple, features)), dtype=np.float64)
-        return self._bounded(found, values, texts)
+        keys, n = list(map(self._key, rows)), len(rows)
+        if kind is not NoneType:
+            if (brought := self._given.matrices(features)) is None:
+                return None
+            ready = Ready(keys, ("request",) * n, (None,) * n, ("ok",) * n, ((),) * n, (None,) * n)
+            return self._bounded({}, ready, *brought, features)
+        found: list[Input | RowError] = [Input(key, "online", None, "ok") for key in keys]
+        values, texts = self._blank(n)
+        self._read(found, values, texts, range(n), now)
+        return self._gathered(found, values, texts)
 
     def _read(
         self, found: list[Input | RowError], values: Floats, texts: Texts, asked: Sequence[int], now: datetime
@@ -148,23 +171,43 @@ class Gatherer:
                 texts[asked, c] = rows.texts[name]
                 values[asked, j] = self.categories.codes(c, rows.texts[name])
 
-    def _bounded(self, found: list[Input | RowError], values: Floats, texts: Texts) -> Gathered:
+    def _gathered(self, found: list[Input | RowError], values: Floats, texts: Texts) -> Gathered:
+        """The rows' inputs and errors; values and texts are of all of them."""
+        errors = {i: row for i, row in enumerate(found) if isinstance(row, RowError)}
+        inputs = [row for row in found if isinstance(row, Input)]
+        if errors:
+            fine = [i for i in range(len(found)) if i not in errors]
+            values, texts = values[fine], texts[fine]
+        return self._bounded(errors, Ready(*zip(*inputs, strict=True)) if inputs else NOBODY, values, texts)
+
+    def _bounded(
+        self,
+        errors: dict[int, RowError],
+        ready: Ready,
+        values: Floats,
+        texts: Texts,
+        brought: Sequence[Values] | None = None,
+    ) -> Gathered:
         """Refuse rows whose values do not fit the model's float32 inputs, naming the first such feature."""
-        ready = [i for i, row in enumerate(found) if isinstance(row, Input)]
-        if len(ready) < len(found):
-            values, texts = values[ready], texts[ready]
         z = self.preprocess(values)
+        gathered = Gathered(errors, ready, values, texts, z, brought)
         bounded = np.isfinite(z)
         if bounded.all():
-            return Gathered(found, values, texts, z)
-        whole = bounded.all(axis=1)
+            return gathered
+        whole, place = np.asarray(bounded.all(axis=1)), places(errors, len(values))
+        beyond = {}
         for at in np.flatnonzero(~whole):
             name = self._given.numbers[int(np.flatnonzero(~bounded[at])[0])]
-            j = self.names.index(name)
-            found[ready[at]] = RowError(
-                422, f"feature {name} is {values[at, j]:g}: too large for the model", {"field": f"features.{name}"}
+            value = values[at, self.names.index(name)]
+            beyond[place[at]] = RowError(
+                422, f"feature {name} is {value:g}: too large for the model", {"field": f"features.{name}"}
             )
-        return Gathered(found, values[whole], texts[whole], z[whole])
+        return gathered.only(whole, beyond)
+
+
+def places(errors: Mapping[int, RowError], m: int) -> list[int]:
+    """Where in their batch the m rows without an error stand."""
+    return [i for i in range(len(errors) + m) if i not in errors]
 
 
 def _from_online(key: Key | None, i: int, rows: FeatureRows, manifest: Manifest, now: datetime) -> Input | RowError:

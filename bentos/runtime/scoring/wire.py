@@ -93,7 +93,12 @@ def assembled(
 
 def encoded(order: Order, columns: Sequence[Sequence[Any]]) -> list[bytes]:
     """The JSON object of each row's features from their columns in order; NaN becomes null."""
-    lines: list[bytes] = ENCODER.encode_lines(list(map(values_type(order), *columns))).split(b"\n")
+    return lines_of(list(map(values_type(order), *columns)))
+
+
+def lines_of(values: Sequence[Values]) -> list[bytes]:
+    """The JSON object of each row's features."""
+    lines: list[bytes] = ENCODER.encode_lines(values).split(b"\n")
     return lines[:-1]
 
 
