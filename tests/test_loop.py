@@ -303,7 +303,7 @@ def storm(home: Path, api: str, *, events: int, until: Callable[[], bool]) -> No
     # the worker's runs only: a release that a test killed stays "running" on the server
     active = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}, "deployment_id": {"is_null_": False}}}
     assert eventually(until, seconds=180)
-    assert eventually(lambda: not httpx.post(f"{api}/flow_runs/count", json=active, timeout=10).json(), seconds=240)
+    assert eventually(lambda: not httpx.post(f"{api}/flow_runs/count", json=active, timeout=60).json(), seconds=240)
     time.sleep(5)  # a second run would have been started by now: the worker polls every two seconds
 
 
@@ -313,5 +313,5 @@ def trainings(api: str) -> int:
         "flows": {"name": {"any_": ["train"]}},
         "flow_runs": {"state": {"type": {"any_": ["RUNNING", "COMPLETED", "FAILED"]}}},
     }
-    runs = httpx.post(f"{api}/flow_runs/filter", json=query, timeout=10).json()
+    runs = httpx.post(f"{api}/flow_runs/filter", json=query, timeout=60).json()
     return len([r for r in runs if r["parameters"].get("reason") == "drift" and r["start_time"]])
