@@ -171,7 +171,7 @@ def feedback(
         labels=len(labelled),
         months={m["month"]: round(m["roc_auc"]["value"], 4) for m in result["months"]},
     )
-    result["degraded"] = degradation.announce(case, moment.to_pydatetime(), home) if labels is None else None
+    result["degraded"] = degradation.announce(case, moment.to_pydatetime(), home)
     html = live.page(
         case.title, result, promise(transaction.champion_release(home, use_case)), horizon_days=case.horizon_days
     )
