@@ -19,7 +19,17 @@ from bentos.runtime.scoring.manifest import Manifest
 from flows import alarms, usecases
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps.monitoring import calibration, drift, estimates, kinds, policy, signatures, sketches, windows
+from flows.steps.monitoring import (
+    calibration,
+    drift,
+    estimates,
+    kinds,
+    policy,
+    signatures,
+    sketches,
+    triggers,
+    windows,
+)
 from flows.steps.pages import page, plots
 from flows.steps.pages import report as drift_report
 from flows.stores import answers, bentos, history, profiles, transaction, verdicts
@@ -132,13 +142,19 @@ def check_drift(
     keys = _profiled(use_case, release, start, end, standard.reference, home)
     checked = judge(keys, standard, use_case, home / "profiles" / use_case, [bool(v["drifted"]) for v in earlier])
     result = _result(case, release, (start, end), checked, keys, earlier)
-    result["waits"] = policy.cooldown(history.read(home, use_case), end, case.drift.cooldown_days)
+    lines = history.read(home, use_case)
+    result["severity"] = triggers.severity(result["kind"], checked.judgement.levels, case.retraining)
+    cause = triggers.Cause(trigger="drift", severity=result["severity"], kind=result["kind"])
+    result["waits"] = policy.held(lines, end, cause, case.retraining, case.drift.cooldown_days)
+    result["unfollowed"] = policy.unfollowed(lines, datetime.now(UTC), case.retraining.notice_minutes)
     stem = verdicts.stem(home, use_case, release, start, end)
     html = report(checked, standard, stem.with_suffix(".html"), _context(case, result))
     result |= {"report": str(html)}
     result |= alarms.announce(result, stem.with_suffix(".json"), end, home, emit=emit)
-    markdown = f"{result['why']}\n\n{drift.as_markdown(checked.verdict)}"
+    markdown = f"{result['why']}\n\n{result['unfollowed'] or ''}\n\n{drift.as_markdown(checked.verdict)}"
     create_markdown_artifact(key=f"{use_case}-drift", markdown=markdown)
+    if result["unfollowed"]:
+        log.error("%s: %s", use_case, result["unfollowed"])
     level = logging.ERROR if result["kind"] == "data_bug" else logging.INFO
     log.log(level, "%s: %d answers, %s. %s", stem.name, result["rows"], result["kind"], result["why"])
     return result
@@ -183,7 +199,8 @@ def _context(case: UseCase, result: dict[str, Any]) -> dict[str, Any]:
         "from": f"{datetime.fromisoformat(result['since']):%Y-%m-%d %H:%M}",
         "until": f"{datetime.fromisoformat(result['until']):%Y-%m-%d %H:%M} UTC",
         "training": asked if result["asks"] else "not asked for",
-        "next": f"bentoflow train --use-case {case.name} --reason drift" if result["asks"] else "",
+        **({"automation": result["unfollowed"]} if result["unfollowed"] else {}),
+        "next": f"bentoflow train --use-case {case.name}" if result["asks"] else "",
     }
 
 

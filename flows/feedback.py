@@ -16,7 +16,7 @@ from bentos.runtime import journal
 from bentos.runtime.home import replace
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.scoring import manifest
-from flows import usecases
+from flows import degradation, usecases
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps.data import cohorts
@@ -171,6 +171,7 @@ def feedback(
         labels=len(labelled),
         months={m["month"]: round(m["roc_auc"]["value"], 4) for m in result["months"]},
     )
+    result["degraded"] = degradation.announce(case, moment.to_pydatetime(), home)
     html = live.page(
         case.title, result, promise(transaction.champion_release(home, use_case)), horizon_days=case.horizon_days
     )

@@ -1,5 +1,6 @@
 """What is champion, since when and why; the last verdicts; the journal's size; what is running."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,16 @@ from bentos.runtime import clock, journal
 from bentos.runtime.rollouts import rollout
 from flows import processes, usecases
 from flows.settings import Settings
+from flows.steps.monitoring import policy
+from flows.steps.monitoring.triggers import Cause
 from flows.stores import answers, history, registry, transaction
 from flows.targets import local
+from flows.usecases.spec import UseCase
 
 
 def status(chosen: Settings, use_case: str) -> dict[str, Any]:
     """The state of a use case as stored evidence shows it."""
-    usecases.load(use_case)
-    home = chosen.home
+    case, home = usecases.load(use_case), chosen.home
     lines = history.read(home, use_case)
     champion = registry.by_alias(use_case, "champion")
     since = next((line for line in reversed(lines) if line["action"] in {"promoted", "rolled back"}), None)
@@ -33,9 +36,22 @@ def status(chosen: Settings, use_case: str) -> dict[str, Any]:
         "under way": None
         if pending is None
         else f"{pending.action} {pending.release}: run `bentoflow release` to settle it",
+        **_retraining(case, lines, clock.now(home, use_case)),
         "last verdicts": [f"{line['at'][:10]} {line['action']}" for line in lines if _is_verdict(line)][-5:],
         "journal": f"{len(segments)} segments, {sum(p.stat().st_size for p in segments):,} bytes",
         "service": service.url if service else "not running",
+    }
+
+
+def _retraining(case: UseCase, lines: list[dict[str, Any]], now: datetime) -> dict[str, str | None]:
+    """Who decides on a training, what holds automatic ones up, an open question, and an event that nothing followed."""
+    rules, wall = case.retraining, datetime.now(UTC)
+    anything = Cause(trigger="drift", severity="high")
+    stopped = policy.broken(lines, now) or policy.held(lines, now, anything, rules, case.drift.cooldown_days)
+    return {
+        "retraining": f"{rules.policy}; {stopped or 'nothing holds it up'}",
+        "question": policy.open_question(lines, wall),
+        "automation": policy.unfollowed(lines, wall, rules.notice_minutes) or "every event was followed by a run",
     }
 
 

@@ -5,8 +5,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -14,27 +12,21 @@ from threadpoolctl import threadpool_limits
 
 from bentos.runtime import clock
 from bentos.runtime.scoring.manifest import Manifest
-from flows import usecases
-from flows.errors import StoreError
+from flows import decision, usecases
+from flows.decision import Decision
+from flows.examples import examples
 from flows.release import release, settle
 from flows.settings import settings
 from flows.steps.data import cohorts
 from flows.steps.gating import gates
-from flows.steps.monitoring import policy
+from flows.steps.monitoring import policy, triggers
 from flows.steps.training import candidate as candidates
 from flows.steps.training import dossier, search
 from flows.steps.training.candidate import Table
-from flows.stores import features, history, lineage, locks, prepared, registry, tables, versions
+from flows.stores import history, lineage, locks, registry, tables, versions
 from flows.usecases.spec import UseCase
 
 Drill = Literal["shuffled_labels"]
-
-
-@task(cache_policy=NO_CACHE)
-def assemble(name: str, snapshot: str, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
-    """Labelled rows, each joined with the features of its own time."""
-    events = tables.read_snapshot(home / "snapshots" / name, snapshot)
-    return features.training_frame(features.open_store(home), usecases.load(name), events, as_of)
 
 
 @task(cache_policy=NO_CACHE)
@@ -86,58 +78,57 @@ def train(
     """Train a candidate on what was known at `as_of` (default: the newest prepare), judge it and register it.
 
     `drill` plants a known fault, so that a team can see its gates refuse; such a version says so in its tags.
-    With `reason="drift"` the cooldown applies, and no automatic reason trains on broken data; with
-    `release_if_better` a promoted version is released at once.
+    The reasons drift, degradation and schedule are automatic: they do not train on broken data, keep to the cooldown,
+    the budget and the breaker, try a quick fit first, and do what the use case's policy says, which may be to pause
+    until a person has answered. Any other reason is a person's own and waits for nothing.
+    With `release_if_better` a promoted version is released at once.
     """
-    home, log = settings().home, get_run_logger()
+    home, log, case = settings().home, get_run_logger(), usecases.load(use_case)
+    cause = triggers.cause(reason, history.read(home, use_case))
+    decided = decision.decide(case, cause, as_of, home)
+    if decided.skipped:
+        log.warning("not training %s: %s", use_case, decided.skipped)
+        return {"use_case": use_case, "skipped": decided.skipped}
     with locks.held(home, f"train-{use_case}") as alone:
-        if not alone:
-            log.warning("another training of %s is running; this one does nothing", use_case)
-            return {"use_case": use_case, "skipped": "another training is running"}
-        wait = _waits(usecases.load(use_case), reason, home)
-        if wait:
+        wait = decision.waits(case, cause, home) if alone else decision.BUSY
+        if wait:  # while a person was asked, another training may have started or ended
             log.warning("not training %s: %s", use_case, wait)
             return {"use_case": use_case, "skipped": wait}
         settle(home, use_case)
-        history.append(
-            home, use_case, "training started", at=clock.now(home, use_case), reason=reason, drill=drill, as_of=as_of
-        )
+        begun = {"reason": reason, "drill": drill, "as_of": as_of, **decision.evidence(decided)}
+        history.append(home, use_case, policy.STARTED, at=clock.now(home, use_case), **begun)
         with threadpool_limits(1):  # on tables this small, more threads of a numerical library wait for each other
-            result = _train(usecases.load(use_case), as_of, reason, drill, home)
+            result = _train(case, as_of, reason, drill, decided, home)
     log.info("version %s: %s. %s", result["version"], result["verdict"], " ".join(result["reasons"]))
     if release_if_better and result["verdict"] == "PROMOTE":
         result["release"] = release(use_case, result["version"], reason=reason)
     return result
 
 
-def _waits(case: UseCase, reason: str, home: Path) -> str | None:
-    """Why a training that nobody asked for must wait, or None."""
-    lines, now = history.read(home, case.name), clock.now(home, case.name)
-    broken = policy.broken(lines, now) if reason in policy.AUTOMATIC else None
-    return broken or (policy.cooldown(lines, now, case.drift.cooldown_days) if reason == "drift" else None)
-
-
-def _train(case: UseCase, as_of: datetime | None, reason: str, drill: Drill | None, home: Path) -> dict[str, Any]:
-    snapshot, moment = _known(case, as_of, home)
-    with locks.held(home, f"data-{case.name}", wait=True):  # so that no prepare rewrites the features meanwhile
-        joined = assemble(case.name, snapshot, moment, home)
-    cutoff = cohorts.test_start(case, moment)
-    training, test = _split(case, joined, cutoff, drill, home)
-    champion, rival = versions.rival(case, joined, cutoff, home) or (None, None)
+def _train(
+    case: UseCase, as_of: datetime | None, reason: str, drill: Drill | None, decided: Decision, home: Path
+) -> dict[str, Any]:
+    rows = decided.examples or examples(case, as_of, home)
+    training = candidates.mislabelled(rows.train, case.seed) if drill == "shuffled_labels" else rows.train
+    test = rows.test
+    champion, rival = versions.rival(case, rows.joined, rows.cutoff, home) or (None, None)
     facts = {
-        "snapshot": snapshot,
-        "as_of": moment.isoformat(),
+        "snapshot": rows.snapshot,
+        "as_of": rows.moment.isoformat(),
         "commit": lineage.commit(),
         "lock": lineage.lock_hash(),
         "reason": reason,
+        "cause": decided.cause.facts(),
+        "prospect": decided.prospect.facts() if decided.prospect else None,
         "seed": case.seed,
         "drill": drill,
         "champion": champion,
-        "frame": tables.content_hash(joined)[:16],
-        "source": str(home / "snapshots" / case.name / f"{snapshot}.parquet"),
+        "frame": tables.content_hash(rows.joined)[:16],
+        "source": str(home / "snapshots" / case.name / f"{rows.snapshot}.parquet"),
     }
+    tags = {**decided.cause.tags(), "kind": "train", "reason": reason}
     experiment = registry.connect(case.name, home)
-    with registry.run(experiment, f"train {moment.date()}", tags={"kind": "train", "reason": reason}) as run_id:
+    with registry.run(experiment, f"train {rows.moment.date()}", tags=tags) as run_id:
         found = find(case, training, experiment)
         built = build(case, training, test, found, dossier.draft(case, run_id, facts), rival)
         verdict = gates.judge(built.evidence, case.gates)
@@ -155,37 +146,11 @@ def _train(case: UseCase, as_of: datetime | None, reason: str, drill: Drill | No
         "choice": found.reason,
         "metrics": {name: asdict(value) for name, value in built.intervals.items()},
         "as_of": facts["as_of"],
-        "snapshot": snapshot,
+        "snapshot": rows.snapshot,
         "failed": [r.name for r in verdict.results if not r.passed],
         "dummy": built.dummy,
-        "test_cutoff": cutoff.isoformat(),
+        "test_cutoff": rows.cutoff.isoformat(),
     }
-
-
-def _known(case: UseCase, as_of: datetime | None, home: Path) -> tuple[str, pd.Timestamp]:
-    """The newest snapshot and the moment to train at, which it must reach."""
-    snapshot, newest = prepared.latest(home, case.name)
-    moment = cohorts.utc(pd.Timestamp(as_of)) if as_of else newest
-    if moment > newest:
-        raise StoreError(
-            f"{case.name} is prepared until {newest.date()}, asked was {moment.date()}: labels would look mature "
-            f"that are not. Run `bentoflow prepare --use-case {case.name} --as-of {moment.date()}`"
-        )
-    return snapshot, moment
-
-
-def _split(
-    case: UseCase, joined: pd.DataFrame, cutoff: pd.Timestamp, drill: Drill | None, home: Path
-) -> tuple[Table, Table]:
-    """Training rows, with the drill's fault planted, and the held-out ones, from the cut-off on."""
-    store = features.open_store(home)
-    categorical = features.categorical_names(store, case)
-    everything = candidates.table(case, joined, features.input_names(store, case), categorical)
-    held_out = everything.times >= np.datetime64(cutoff.tz_localize(None))
-    training = everything.part(~held_out)
-    if drill == "shuffled_labels":
-        training = candidates.mislabelled(training, case.seed)
-    return training, everything.part(held_out)
 
 
 def _remember(outcome: dossier.Outcome, version: registry.Version, home: Path) -> None:
@@ -202,6 +167,8 @@ def _remember(outcome: dossier.Outcome, version: registry.Version, home: Path) -
         reason=facts["reason"],
         reasons=verdict.reasons,
         drill=facts["drill"],
+        cause=facts["cause"],
+        prospect=facts["prospect"],
     )
     create_markdown_artifact(
         key=f"{case.name}-train",

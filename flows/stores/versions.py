@@ -10,9 +10,11 @@ from bentos.runtime.scoring.categories import raw_values
 from bentos.runtime.scoring.scorer import Scorer
 from flows.errors import StoreError
 from flows.steps.gating import gates
+from flows.steps.monitoring.triggers import Cause
 from flows.steps.training import dossier
 from flows.steps.training.candidate import Rival
 from flows.steps.training.dossier import Outcome
+from flows.steps.training.search import Trial
 from flows.stores import features, profiles, registry, transaction
 from flows.usecases.spec import UseCase
 
@@ -58,8 +60,17 @@ def record(outcome: Outcome, run_id: str) -> registry.Version:
         "reason": facts["reason"],
         "drill": facts["drill"] or "",
         "judged_against": facts["champion"] or "",
+        **Cause(**facts["cause"]).tags(),
+        **({"prospect": json.dumps(facts["prospect"])} if facts["prospect"] else {}),
     }
     return registry.register(uri, case.name, run_id, tags)
+
+
+def recipe(version: registry.Version) -> tuple[Trial, str]:
+    """Estimator and parameters that a version was fitted with, and the moment it was trained as of (ISO time)."""
+    with TemporaryDirectory() as folder:
+        facts = json.loads((registry.release_files(version, Path(folder)) / dossier.TRAINING).read_text())
+    return Trial(estimator=facts["estimator"], params=facts["params"], folds=(0.0,)), facts["as_of"]
 
 
 def rival(case: UseCase, joined: pd.DataFrame, test_time: pd.Timestamp, home: Path) -> tuple[str, Rival] | None:

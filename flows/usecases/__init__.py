@@ -7,11 +7,12 @@ from flows.errors import UseCaseError
 from flows.usecases.spec import UseCase
 
 _HERE = Path(__file__).parent
+_PARTS = {"__init__", "spec", "retraining"}  # what a declaration is made of
 
 
 def known() -> tuple[str, ...]:
     """Names of the declared use cases, in alphabetical order."""
-    return tuple(sorted(p.stem for p in _HERE.glob("*.py") if p.stem not in {"__init__", "spec"}))
+    return tuple(sorted(p.stem for p in _HERE.glob("*.py") if p.stem not in _PARTS))
 
 
 def load(name: str) -> UseCase:

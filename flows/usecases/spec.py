@@ -7,6 +7,7 @@ from typing import Literal
 import pandas as pd
 
 from bentos.runtime.scoring.request import RequestFeature as RequestFeature
+from flows.usecases.retraining import Retraining as Retraining
 
 Build = Callable[[pd.DataFrame, pd.Timestamp], pd.DataFrame]
 
@@ -230,6 +231,7 @@ class UseCase:
         default_factory=lambda: GateRules(min_roc_auc=0.7, min_average_precision=0.5, min_precision=0.5, min_recall=0.5)
     )
     drift: DriftRules = field(default_factory=DriftRules)
+    retraining: Retraining = field(default_factory=Retraining)
     slices: tuple[Slice, ...] = ()
     sensitive: str | None = None
     stale: Literal["reject", "default", "flag"] = "flag"

@@ -61,6 +61,13 @@ def test_start(use_case: UseCase, as_of: pd.Timestamp) -> pd.Timestamp:
     return event_windows(use_case, as_of).test if use_case.by_event else split(use_case, as_of).test
 
 
+def unseen_from(use_case: UseCase, as_of: pd.Timestamp) -> pd.Timestamp:
+    """The first moment whose rows a training as of `as_of` neither fitted nor was judged on."""
+    if use_case.by_event:
+        return event_windows(use_case, as_of).end
+    return split(use_case, as_of).test + pd.Timedelta(microseconds=1)
+
+
 def rows(use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
     """Every labelled row as of a moment, training and held out: keys, `event_timestamp`, request features, label."""
     if use_case.by_event:

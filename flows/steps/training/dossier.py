@@ -131,7 +131,7 @@ def model_card(outcome: Outcome) -> str:
         slices=built.slices,
         importance=built.importance,
         facts={
-            **{k: str(v) for k, v in outcome.facts.items()},
+            **{k: _listed(v) for k, v in outcome.facts.items()},
             "estimator": found.chosen.estimator,
             "choice": found.reason,
             "training rows": str(len(train.y)),
@@ -141,6 +141,11 @@ def model_card(outcome: Outcome) -> str:
         },
         reproduce=f"bentoflow reproduce VERSION --use-case {outcome.case.name}",
     )
+
+
+def _listed(fact: Any) -> str:
+    """A fact as text; of one with parts those that are not empty."""
+    return ", ".join(f"{k} {v}" for k, v in fact.items() if v) if isinstance(fact, dict) else str(fact)
 
 
 def flat_metrics(outcome: Outcome) -> dict[str, float]:
