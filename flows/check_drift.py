@@ -16,7 +16,8 @@ from bentos.runtime import clock, journal
 from bentos.runtime.home import replace
 from bentos.runtime.scoring import manifest
 from bentos.runtime.scoring.manifest import Manifest
-from flows import alarms, usecases
+from flows import usecases
+from flows.retraining import alarms
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps.monitoring import (

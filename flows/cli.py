@@ -42,7 +42,7 @@ def demo(
     use_case: UseCase = "churn",
 ) -> None:
     """Run the whole closed loop on real purchases, or on another use case's data; ends with a page."""
-    from flows.demo import demo as run
+    from flows.demos.loop import demo as run
 
     run(settings(), customers=customers, reset=reset, say=typer.echo, use_case=use_case)
 

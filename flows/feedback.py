@@ -16,7 +16,8 @@ from bentos.runtime import journal
 from bentos.runtime.home import replace
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.scoring import manifest
-from flows import degradation, usecases
+from flows import usecases
+from flows.retraining import degradation
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps.data import cohorts
@@ -158,6 +159,7 @@ def feedback(
         "months": measured.get(rollout.CHAMPION, []),
         "canaries": {arm: months for arm, months in measured.items() if arm != rollout.CHAMPION},
     }
+    result["degraded"] = degradation.announce(case, result["months"], moment.to_pydatetime(), home)
     replace(home / "feedback" / f"{use_case}.json", json.dumps(result, indent=1).encode())
     with registry.run(registry.connect(use_case, home), f"feedback {moment.date()}", tags={"kind": "feedback"}):
         registry.log(
@@ -171,7 +173,6 @@ def feedback(
         labels=len(labelled),
         months={m["month"]: round(m["roc_auc"]["value"], 4) for m in result["months"]},
     )
-    result["degraded"] = degradation.announce(case, moment.to_pydatetime(), home)
     html = live.page(
         case.title, result, promise(transaction.champion_release(home, use_case)), horizon_days=case.horizon_days
     )

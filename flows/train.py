@@ -12,10 +12,11 @@ from threadpoolctl import threadpool_limits
 
 from bentos.runtime import clock
 from bentos.runtime.scoring.manifest import Manifest
-from flows import decision, usecases
-from flows.decision import Decision
+from flows import usecases
 from flows.examples import examples
 from flows.release import release, settle
+from flows.retraining import decision
+from flows.retraining.decision import Decision
 from flows.settings import settings
 from flows.steps.data import cohorts
 from flows.steps.gating import gates

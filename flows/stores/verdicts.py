@@ -25,6 +25,10 @@ def before(home: Path, use_case: str, release: str, end: datetime) -> list[dict[
 def measured(home: Path, use_case: str, release: str) -> dict[str, Any]:
     """The newest month of live quality that is this release's alone: metrics with value, low, high; {} if none."""
     path = home / "feedback" / f"{use_case}.json"
-    months = json.loads(path.read_text())["months"] if path.exists() else []
-    own: list[dict[str, Any]] = [month for month in months if month["releases"] == [release]]
+    return newest(json.loads(path.read_text())["months"] if path.exists() else [], release)
+
+
+def newest(months: list[dict[str, Any]], release: str) -> dict[str, Any]:
+    """The newest of the measured months that is this release's alone; {} if none."""
+    own = [month for month in months if month["releases"] == [release]]
     return own[-1] if own else {}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bentos.runtime import clock
-from flows import alarms
 from flows.check_drift import check_drift
+from flows.retraining import alarms
 from flows.steps.monitoring import calibration, estimates, policy
 from flows.steps.pages import plots
 from flows.stores import history

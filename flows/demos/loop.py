@@ -1,7 +1,7 @@
 """demo: the closed loop on real purchases, from an empty home to a page that shows every step.
 
 Months of 1998 are replayed one after the other: the clock of the use case moves with them. Another use case has a
-shorter demo, on simulated payments, in `flows/episodes.py`.
+shorter demo, on simulated payments, in `flows/demos/episodes.py`.
 """
 
 import json
@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 
 from flows import environment, processes, stack
+from flows.demos.story import Story, drill
 from flows.errors import BentoflowError
 from flows.settings import Settings, settings
 from flows.stores import history, locks
-from flows.story import Story, drill
 
 USE_CASE = "churn"
 START = datetime(1998, 1, 1, tzinfo=UTC)
@@ -129,7 +129,7 @@ class _deployed:
 
 def _player(use_case: str) -> "Callable[[Settings, Story, int, Api], Path]":
     """What plays a use case's demo; BentoflowError if it has none."""
-    from flows import episodes
+    from flows.demos import episodes
 
     players = {USE_CASE: _loop, episodes.USE_CASE: episodes.loop}
     if use_case not in players:
@@ -140,7 +140,7 @@ def _player(use_case: str) -> "Callable[[Settings, Story, int, Api], Path]":
 def _prepared(chosen: Settings, use_case: str) -> None:
     """What takes seconds and needs no Prefect server, while that starts: imports, and MLflow's database."""
     from bentos.runtime.features import online
-    from flows import chapters  # noqa: F401
+    from flows.demos import chapters  # noqa: F401
     from flows.stores import registry
 
     online.warm()
@@ -196,7 +196,7 @@ def sample(home: Path, moment: datetime, n: int) -> list[int]:
 
 
 def _loop(chosen: Settings, story: Story, customers: int, api: Api) -> Path:
-    from flows import chapters
+    from flows.demos import chapters
 
     chapters.first_release(chosen, story)
     for moment in MONTHS:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 
 from bentos.runtime import clock
-from flows import approval, decision
+from flows.retraining import approval, decision
 from flows.settings import settings
 from flows.status import status
 from flows.steps.training.prospect import Prospect
@@ -47,7 +48,7 @@ def actions(home: Path) -> list[str]:
 def newest_run() -> FlowRun:
     """The newest run of `train` on the server."""
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(limit=20)
+        runs = client.read_flow_runs(limit=20, sort=FlowRunSort.START_TIME_DESC)  # else any twenty
     return max((r for r in runs if "use_case" in r.parameters), key=lambda r: r.created)
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from bentos.runtime.scoring import manifest
 from flows import usecases
 from flows.check_drift import check_drift
+from flows.demos.story import Story, drill
 from flows.errors import BentoflowError
 from flows.explain import explain
 from flows.feedback import feedback
@@ -25,12 +26,11 @@ from flows.steps.pages import drift_story, live
 from flows.steps.pages import page as pages
 from flows.steps.pages.page import Badge, Facts, Figure, Gallery, Links, Page, Section, Table, Text, Timeline
 from flows.stores import bentos, history, registry, tables
-from flows.story import Story, drill
 from flows.targets import local
 from flows.train import train
 
 if TYPE_CHECKING:
-    from flows.demo import Api
+    from flows.demos.loop import Api
 
 USE_CASE = "fraud"
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -58,7 +58,7 @@ def loop(chosen: Settings, story: Story, payments: int, api: "Api") -> Path:
     finally:
         os.environ.pop(TOKEN, None)
     found = page(chosen, story)
-    from flows.demo import mark
+    from flows.demos.loop import mark
 
     mark(chosen.home, "done", USE_CASE)
     story.say(f"\nThe page: {found}\nGo on:    bentoflow up --use-case {USE_CASE}, bentoflow status")

@@ -18,8 +18,8 @@ from flows.usecases.spec import UseCase
 EVENT = "bentoflow.quality.degraded"  # asks for a training
 
 
-def announce(case: UseCase, at: datetime, home: Path) -> dict[str, Any] | None:
-    """What the newest measured month of the release in charge lost, None while that is little or not sure.
+def announce(case: UseCase, months: list[dict[str, Any]], at: datetime, home: Path) -> dict[str, Any] | None:
+    """What the newest of the measured months of the release in charge lost, None while that is little or not sure.
 
     Keeps a line of history and, unless a training must wait, emits one event per release, month and severity, which
     an automation turns into a `train` run with the reason degradation.
@@ -27,7 +27,7 @@ def announce(case: UseCase, at: datetime, home: Path) -> dict[str, Any] | None:
     release = transaction.champion_release(home, case.name)
     if release is None:
         return None
-    month = verdicts.measured(home, case.name, release)
+    month = verdicts.newest(months, release)
     promised = manifest.load(bentos.model_folder(release)).metrics.get(kinds.METRIC)
     level = kinds.level("measured", month, promised)
     severity = triggers.degraded(level, case.retraining)

@@ -13,8 +13,8 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
 from bentos.runtime import clock
-from flows import approval
 from flows.examples import Examples, examples
+from flows.retraining import approval
 from flows.steps.data import cohorts
 from flows.steps.monitoring import policy
 from flows.steps.monitoring.triggers import Cause

@@ -11,6 +11,7 @@ import pandas as pd
 from bentos.runtime import clock, journal
 from bentos.runtime.scoring import manifest
 from flows.check_drift import check_drift
+from flows.demos.story import Story
 from flows.errors import BentoflowError, ContractError
 from flows.explain import explain
 from flows.feedback import feedback
@@ -20,7 +21,6 @@ from flows.settings import Settings
 from flows.steps.pages import drift_story, narrative
 from flows.steps.pages import page as pages
 from flows.stores import answers, bentos, features, history, registry
-from flows.story import Story
 from flows.targets import local
 from flows.train import train
 
@@ -40,7 +40,7 @@ def prepare_month(story: Story, moment: datetime) -> None:
 
 def first_release(chosen: Settings, story: Story) -> None:
     """Train on what was known in January 1998, and release."""
-    from flows.demo import START
+    from flows.demos.loop import START
 
     prepare_month(story, START)
     trained = train(USE_CASE, START, reason="first version")
@@ -66,7 +66,7 @@ def first_release(chosen: Settings, story: Story) -> None:
 
 def month(chosen: Settings, story: Story, moment: datetime, customers: int, *, note: str = "") -> dict[str, Any]:
     """Replay customers through HTTP, then check drift over the month."""
-    from flows.demo import replay, sample
+    from flows.demos.loop import replay, sample
 
     answered = replay(local.address(chosen, USE_CASE), sample(chosen.home, moment, customers))
     high = sum(a["risk"] == "High" for a in answered) / len(answered)

@@ -1,0 +1,1 @@
+"""Whether to train again: what asks for it, what it must wait for, and who decides."""
