@@ -27,6 +27,7 @@ from bentos.protocols import Beside, Protocols, shape_of
 from bentos.protocols.arrow import STREAM
 from bentos.protocols.columns import Keys
 from bentos.protocols.documents import documented, own
+from bentos.refusals import Refusals
 from bentos.runtime import metrics
 from bentos.runtime.answers import Answer, RowError
 from bentos.runtime.batcher import Overloaded
@@ -62,7 +63,8 @@ class HotService(Service[Any]):
 
     def _answering(self, bento: Any, prefix: str, routes: dict[str, str]) -> ASGIApp:
         """BentoML's app behind the faster routes; what is no prediction is an admin route."""
-        app: ASGIApp = Admin(bento, [route for name, route in routes.items() if not is_prediction(name)])
+        asked = Refusals(bento, [r for name, r in routes.items() if is_prediction(name)], use_case=self.name)
+        app: ASGIApp = Admin(asked, [route for name, route in routes.items() if not is_prediction(name)])
         others = [m for m, _ in self.middlewares if not getattr(m, "sees_no_predictions", False)]
         aside = bool(others) or BentoMLContainer.http.cors.enabled.get()
         if self._row is not None:

@@ -198,6 +198,14 @@ def down() -> None:
 
 
 @app.command()
+def exporter() -> None:
+    """Serve the loop's state at /metrics for Prometheus, until Ctrl-C; BENTOFLOW_EXPORTER_PORT, 9105."""
+    from flows.exporter import serve
+
+    serve(settings(), typer.echo)
+
+
+@app.command()
 def home() -> None:
     """Print where all state lies."""
     typer.echo(Path(settings().home))

@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     service_port: int = 3000
     prefect_port: int = 4200
     mlflow_port: int = 5000
+    exporter_port: int = 9105
     task_runner: Literal["threads", "dask"] = "threads"
     dask_address: str | None = None  # of a running scheduler; a local cluster is started without one
     dask_workers: int = 2

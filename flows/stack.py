@@ -1,4 +1,4 @@
-"""The local stack: Prefect server, work pool, deployments, worker, MLflow UI and the service, started and stopped."""
+"""The local stack: Prefect server, pool, deployments, worker, MLflow UI, exporter and service, started and stopped."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from flows.processes import Process
 from flows.settings import Settings
 
 POOL = "bentoflow"
-SERVER, WORKER, MLFLOW = "prefect", "worker", "mlflow"
+SERVER, WORKER, MLFLOW, EXPORTER = "prefect", "worker", "mlflow", "exporter"
 
 
 def environment(home: Path, api: str | None = None) -> dict[str, str]:
@@ -119,6 +119,19 @@ def start_mlflow(chosen: Settings) -> Process:
     )
 
 
+def start_exporter(chosen: Settings) -> Process:
+    """The loop's state for Prometheus; not waited for."""
+    port = processes.free_port(chosen.exporter_port, chosen.host)
+    return processes.start(
+        chosen.home,
+        EXPORTER,
+        [sys.executable, "-m", "flows.cli", "exporter"],
+        url=f"http://{chosen.host}:{port}",
+        env={**environment(chosen.home), "BENTOFLOW_EXPORTER_PORT": str(port)},
+        cwd=ROOT,
+    )
+
+
 def up(chosen: Settings, use_case: str, say: Callable[[str], None]) -> None:
     """Start everything that does not run yet, wait until each is healthy, and say its address."""
     from flows.release import settle
@@ -128,7 +141,7 @@ def up(chosen: Settings, use_case: str, say: Callable[[str], None]) -> None:
     if (settled := settle(chosen.home, use_case)) is not None:
         say(f"settled   an interrupted release, {settled}")
     start_server(chosen)
-    mlflow = start_mlflow(chosen)
+    mlflow, exporter = start_mlflow(chosen), start_exporter(chosen)
     api = wait_server(chosen)
     prefect(environment(chosen.home), "config", "set", f"PREFECT_API_URL={api}")
     say(f"Prefect   {api.removesuffix('/api')}")
@@ -140,6 +153,8 @@ def up(chosen: Settings, use_case: str, say: Callable[[str], None]) -> None:
     say(f"worker    pool {POOL}, every deployment of prefect.yaml")
     processes.wait(chosen.home, MLFLOW, lambda: processes.answers(f"{mlflow.url}/health"), seconds=180)
     say(f"MLflow    {mlflow.url}")
+    processes.wait(chosen.home, EXPORTER, lambda: processes.answers(f"{exporter.url}/metrics"), seconds=60)
+    say(f"metrics   {exporter.url}/metrics, for infra/monitoring")
     champion = registry.by_alias(use_case, "champion")
     service = local.ensure(chosen, use_case, champion.tags.get("bento") if champion else None)
     if champion is not None:

@@ -18,8 +18,9 @@ import pytest
 
 from bentos.runtime import clock, journal
 from bentos.runtime.rollouts import rollout
-from flows import processes
+from flows import exporter, processes
 from flows.stack import schedules
+from flows.steps.monitoring import figures
 from flows.stores import answers, transaction
 from tests import loop
 from tests.browser import assert_page_ok
@@ -130,6 +131,16 @@ def test_every_drift_report_that_the_page_links_opens_in_a_browser(home: Path) -
     for link in dict.fromkeys(links):
         assert (home / "demo" / link).resolve().exists()
     assert_page_ok((home / "demo" / links[0]).resolve())
+
+
+def test_the_exporter_has_every_figure_of_the_home(home: Path) -> None:
+    """What Prometheus scrapes is what the loop's own records say: nothing is missing, the champion is the one."""
+    found = exporter.state(home, "churn")
+    assert {f.name for f in found} == figures.HELP.keys()
+    champion = next(dict(f.labels) for f in found if f.name == "champion_info")
+    served = rollout.read(rollout.rollout_path(home, "churn"))
+    assert served is not None
+    assert champion["release"] == served.arms[0].release
 
 
 def test_any_answer_explains_itself(home: Path) -> None:

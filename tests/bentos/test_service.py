@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.runtime import journal
+from bentos.runtime import journal, metrics
 
 from .conftest import FRESH, GIVEN, OLD, ROOT, UNKNOWN, server_env
 
@@ -221,6 +221,34 @@ def test_metrics_count_answers_errors_and_the_release(http):
         "bentoflow_release_info",
         "bentoflow_rollout_problem",
     }
+
+
+def refused(status: int) -> float:
+    """Rows that were counted without an answer so far, by status."""
+    from prometheus_client import REGISTRY
+
+    metrics.export()
+    return (
+        REGISTRY.get_sample_value("bentoflow_prediction_errors_total", {"use_case": "churn", "status": str(status)})
+        or 0.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "rows"),
+    [
+        ({"user_id": "x"}, 400, 1),
+        ([{"user_id": "x"}, {"user_id": "y"}], 400, 2),
+        ([{"user_id": "x"}, {"user_id": FRESH}], 207, 1),
+        ("nothing of the kind", 400, 1),
+        ({"user_id": FRESH}, 200, 0),
+    ],
+)
+def test_each_row_without_an_answer_is_counted_once(http, body, status, rows):
+    """Whoever refuses it, BentoML's validation or a route of ours."""
+    before = refused(400)
+    assert http.post("/predict", json=body).status_code == status
+    assert refused(400) == before + rows
 
 
 def test_the_bento_lists_only_what_serving_needs():
