@@ -152,6 +152,21 @@ def feedback(
 
 
 @app.command()
+def quarantine(
+    use_case: UseCase = "churn",
+    lift: Annotated[str | None, typer.Option(help="id of a period whose data may be trained on again")] = None,
+    reason: Annotated[str, typer.Option(help="why it is lifted; kept in the history")] = "",
+) -> None:
+    """Periods of broken data, which are left out of trainings until a person or a prepare lifts them."""
+    from flows.retraining import isolation
+
+    if lift is not None:
+        typer.echo(f"lifted {isolation.lift(use_case, lift, reason, settings().home)}")
+    for line in isolation.listed(use_case, settings().home) or ["nothing was ever quarantined"]:
+        typer.echo(line)
+
+
+@app.command()
 def status(use_case: UseCase = "churn") -> None:
     """What is champion, since when and why; the last verdicts; the journal's size."""
     from flows.status import status as run

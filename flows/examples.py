@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,11 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import usecases
 from flows.errors import StoreError
-from flows.steps.data import cohorts
+from flows.steps.data import cohorts, quarantine
+from flows.steps.data.quarantine import Period
 from flows.steps.training import candidate as candidates
 from flows.steps.training.candidate import Table
-from flows.stores import features, locks, prepared, tables
+from flows.stores import features, history, locks, prepared, tables
 from flows.usecases.spec import UseCase
 
 
@@ -28,21 +30,39 @@ class Examples:
     cutoff: pd.Timestamp
     train: Table
     test: Table
+    without: tuple[Period, ...] = ()  # the quarantined periods that rows were left out of
+    left_out: int = 0
+
+    def quarantined(self) -> dict[str, Any] | None:
+        """What was left out and why, as it is kept with a version; None if nothing is in quarantine."""
+        if not self.without:
+            return None
+        return {"rows_left_out": self.left_out, "periods": [period.facts() for period in self.without]}
 
 
 @task(cache_policy=NO_CACHE)
-def assemble(name: str, snapshot: str, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
-    """Labelled rows, each joined with the features of its own time."""
-    events = tables.read_snapshot(home / "snapshots" / name, snapshot)
-    return features.training_frame(features.open_store(home), usecases.load(name), events, as_of)
+def assemble(
+    name: str, snapshot: str, as_of: pd.Timestamp, home: Path, without: tuple[Period, ...] = ()
+) -> tuple[pd.DataFrame, int]:
+    """Labelled rows, each joined with the features of its own time, and how many a quarantine left out."""
+    case, events = usecases.load(name), tables.read_snapshot(home / "snapshots" / name, snapshot)
+    left_out = 0
+    if without:
+        times = cohorts.rows(case, events, as_of)["event_timestamp"]
+        left_out = int(quarantine.touched(times, case.horizon_days, without).sum())
+    return features.training_frame(features.open_store(home), case, events, as_of, without), left_out
 
 
 def examples(case: UseCase, as_of: datetime | None, home: Path) -> Examples:
-    """The examples as of a moment (default: the newest prepare), while no prepare rewrites the features."""
+    """The examples as of a moment (default: the newest prepare), while no prepare rewrites the features.
+
+    Rows whose features or labels fall in a quarantined period are none of them, however the training was started.
+    """
     snapshot, moment = known(case, as_of, home)
+    without = quarantine.holding(history.read(home, case.name))
     with locks.held(home, f"data-{case.name}", wait=True):
-        joined = assemble(case.name, snapshot, moment, home)
-    cutoff = cohorts.test_start(case, moment)
+        joined, left_out = assemble(case.name, snapshot, moment, home, without)
+    cutoff = cohorts.test_start(case, moment, without)
     store = features.open_store(home)
     categorical = features.categorical_names(store, case)
     everything = candidates.table(case, joined, features.input_names(store, case), categorical)
@@ -54,6 +74,8 @@ def examples(case: UseCase, as_of: datetime | None, home: Path) -> Examples:
         cutoff=cutoff,
         train=everything.part(~held_out),
         test=everything.part(held_out),
+        without=without,
+        left_out=left_out,
     )
 
 

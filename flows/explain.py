@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +18,8 @@ from bentos.runtime.scoring.scorer import Scorer, grade
 from flows import usecases
 from flows.errors import StoreError
 from flows.settings import settings
-from flows.steps.data import cohorts
+from flows.steps.data import cohorts, quarantine
+from flows.steps.data.quarantine import Period
 from flows.steps.training import candidate, dossier, metrics
 from flows.steps.training.search import Trial
 from flows.stores import answers, bentos, features, lineage, registry, tables
@@ -77,7 +79,8 @@ def reproduce(use_case: str, number: str, tolerance: float = 1e-6) -> dict[str, 
         kept, facts = manifest.load(stored), json.loads((stored / dossier.TRAINING).read_text())
         predictions = pd.read_parquet(stored / dossier.PREDICTIONS)
         events = tables.read_snapshot(home / "snapshots" / use_case, kept.snapshot)
-        joined = rebuilt(use_case, events, cohorts.utc(facts["as_of"]), Path(folder) / "home")
+        without = quarantine.restored(facts.get("quarantine"))
+        joined = rebuilt(use_case, events, cohorts.utc(facts["as_of"]), Path(folder) / "home", without)
     everything = candidate.table(case, joined, kept.names, kept.categorical)
     held_out = everything.times >= np.datetime64(cohorts.utc(facts["test_cutoff"]).tz_localize(None))
     training, test = everything.part(~held_out), everything.part(held_out)
@@ -111,7 +114,9 @@ def _blank(kept: Manifest) -> Manifest:
     return replace(kept, features=(), files={}, metrics={}, verdict="", reasons=())
 
 
-def rebuilt(use_case: str, events: pd.DataFrame, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
+def rebuilt(
+    use_case: str, events: pd.DataFrame, as_of: pd.Timestamp, home: Path, without: Sequence[Period] = ()
+) -> pd.DataFrame:
     """The joined training frame as of a moment, from events alone, with a feature store below `home`."""
     case = usecases.load(use_case)
     for moment in cohorts.grid(case, cohorts.utc(case.first_cutoff), as_of):
@@ -123,4 +128,4 @@ def rebuilt(use_case: str, events: pd.DataFrame, as_of: pd.Timestamp, home: Path
         features.apply(store)
     finally:
         os.environ["BENTOFLOW_HOME"] = before
-    return features.training_frame(store, case, events, as_of)
+    return features.training_frame(store, case, events, as_of, without)

@@ -20,7 +20,7 @@ from flows import usecases
 from flows.retraining import degradation
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps.data import cohorts
+from flows.steps.data import cohorts, quarantine
 from flows.steps.pages import live, page
 from flows.steps.training import metrics
 from flows.stores import answers, bentos, history, prepared, registry, tables, transaction
@@ -148,6 +148,9 @@ def feedback(
     everything = pd.concat(parts, ignore_index=True)
     everything = unasked(everything)
     labelled = join(everything, use_case, labels, moment, home)
+    periods = quarantine.holding(history.read(home, use_case))
+    broken = quarantine.inside(labelled["time"], periods)
+    known, labelled = len(labelled), labelled[~broken]
     measured = {
         arm: _months(labelled[labelled["arm"] == arm], use_case, min_labels) for arm in sorted(labelled["arm"].unique())
     }
@@ -155,7 +158,8 @@ def feedback(
         "use_case": use_case,
         "as_of": moment.isoformat(),
         "answers": len(everything),
-        "labels": len(labelled),
+        "labels": known,
+        "quarantined": {"labels": int(broken.sum()), "periods": [str(period) for period in periods]},
         "months": measured.get(rollout.CHAMPION, []),
         "canaries": {arm: months for arm, months in measured.items() if arm != rollout.CHAMPION},
     }
@@ -170,7 +174,9 @@ def feedback(
         use_case,
         "feedback",
         at=moment.to_pydatetime(),
-        labels=len(labelled),
+        labels=known,
+        quarantined=int(broken.sum()),
+        degraded=(result["degraded"] or {}).get("severity"),
         months={m["month"]: round(m["roc_auc"]["value"], 4) for m in result["months"]},
     )
     html = live.page(
@@ -178,7 +184,7 @@ def feedback(
     )
     replace(home / "reports" / use_case / f"feedback-{moment:%Y-%m-%d}.html", page.render(html).encode())
     create_markdown_artifact(key=f"{use_case}-feedback", markdown=live.as_markdown(case.title, result))
-    log.info("%d of %d answers have a mature label", len(labelled), len(everything))
+    log.info("%d of %d answers have a mature label, %d in quarantine", known, len(everything), int(broken.sum()))
     return result
 
 

@@ -14,6 +14,7 @@ from bentos.runtime import clock
 from bentos.runtime.features import online
 from flows import usecases
 from flows.errors import ContractError, SourceError
+from flows.retraining import isolation
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps.data import cohorts, contract, privacy, quality
@@ -145,12 +146,15 @@ def prepare(
             clock.write(home, use_case, moment.to_pydatetime())
         log.info(materialise(use_case, moment, home))
         prepared.remember(home, use_case, snap.id, moment, source_rows=len(checked.good))
+        events = tables.read_snapshot(snap.path.parent, snap.id)
+        isolated = isolation.review(case, events, moment, home)
     kept = [c.name for c in case.contract.columns if c.pii != "drop"]
-    report = quality.quality(tables.read_snapshot(snap.path.parent, snap.id), kept)
+    report = quality.quality(events, kept)
     create_markdown_artifact(
         key=f"{use_case}-prepare",
         markdown=f"# {case.title}: snapshot {snap.id}\n\n{snap.rows} rows before {moment.date()}, "
-        f"{len(checked.bad)} quarantined.\n\n{quality.as_markdown(report)}",
+        f"{len(checked.bad)} rows quarantined.\n\n{quality.as_markdown(report)}"
+        + "".join(f"\n- Left out of trainings: {period}" for period in isolated),
     )
     return {
         "use_case": use_case,
@@ -160,6 +164,7 @@ def prepare(
         "as_of": moment.isoformat(),
         "quarantined": len(checked.bad),
         "partitions_changed": len(changed),
+        "isolated": isolated,
     }
 
 

@@ -54,12 +54,21 @@ def find(case: UseCase, train: Table, experiment: str) -> search.Found:
 
 @task(cache_policy=NO_CACHE)
 def build(
-    case: UseCase, train: Table, test: Table, found: search.Found, draft: Manifest, rival: candidates.Rival | None
+    case: UseCase,
+    train: Table,
+    test: Table,
+    found: search.Found,
+    draft: Manifest,
+    *,
+    rival: candidates.Rival | None,
+    left_out: int,
 ) -> candidates.Candidate:
     """Fit, export, score beside champion and dummy."""
     fitted, model, scorer = candidates.fit(case, train, found.chosen, draft)
     moment = cohorts.utc(draft.as_of)
-    return candidates.evaluate(case, fitted, model, scorer, train=train, test=test, as_of=moment, rival=rival)
+    return candidates.evaluate(
+        case, fitted, model, scorer, train=train, test=test, as_of=moment, rival=rival, left_out=left_out
+    )
 
 
 @task(cache_policy=NO_CACHE)
@@ -112,6 +121,9 @@ def _train(
     rows = decided.examples or examples(case, as_of, home)
     training = candidates.mislabelled(rows.train, case.seed) if drill == "shuffled_labels" else rows.train
     test = rows.test
+    if rows.without:
+        periods = "; ".join(map(str, rows.without))
+        get_run_logger().warning("%d rows of quarantined periods are left out: %s", rows.left_out, periods)
     champion, rival = versions.rival(case, rows.joined, rows.cutoff, home) or (None, None)
     facts = {
         "snapshot": rows.snapshot,
@@ -124,6 +136,7 @@ def _train(
         "seed": case.seed,
         "drill": drill,
         "champion": champion,
+        "quarantine": rows.quarantined(),
         "frame": tables.content_hash(rows.joined)[:16],
         "source": str(home / "snapshots" / case.name / f"{rows.snapshot}.parquet"),
     }
@@ -131,7 +144,8 @@ def _train(
     experiment = registry.connect(case.name, home)
     with registry.run(experiment, f"train {rows.moment.date()}", tags=tags) as run_id:
         found = find(case, training, experiment)
-        built = build(case, training, test, found, dossier.draft(case, run_id, facts), rival)
+        draft = dossier.draft(case, run_id, facts)
+        built = build(case, training, test, found, draft, rival=rival, left_out=rows.left_out)
         verdict = gates.judge(built.evidence, case.gates)
         outcome = dossier.Outcome(
             case=case, built=built, verdict=verdict, found=found, train=training, test=test, facts=facts
@@ -151,6 +165,7 @@ def _train(
         "failed": [r.name for r in verdict.results if not r.passed],
         "dummy": built.dummy,
         "test_cutoff": rows.cutoff.isoformat(),
+        "quarantine": [f"{rows.left_out} rows left out", *map(str, rows.without)] if rows.without else [],
     }
 
 
@@ -170,12 +185,21 @@ def _remember(outcome: dossier.Outcome, version: registry.Version, home: Path) -
         drill=facts["drill"],
         cause=facts["cause"],
         prospect=facts["prospect"],
+        quarantine=facts["quarantine"],
     )
     create_markdown_artifact(
         key=f"{case.name}-train",
         markdown=f"# {case.title} version {version.number}: "
-        f"{verdict.verdict}\n\n{outcome.found.reason}\n\n{gates.as_markdown(verdict)}",
+        f"{verdict.verdict}\n\n{outcome.found.reason}\n\n{gates.as_markdown(verdict)}\n\n{_told(facts['quarantine'])}",
     )
+
+
+def _told(left_out: dict[str, Any] | None) -> str:
+    """What a quarantine left out of the training, for a person to read."""
+    if not left_out:
+        return "Nothing was in quarantine."
+    lines = [f"- {p['id']}: {p['since'][:16]} to {p['until'][:16]}, {p['why']}" for p in left_out["periods"]]
+    return f"{left_out['rows_left_out']} rows of quarantined periods were left out:\n" + "\n".join(lines)
 
 
 if __name__ == "__main__":

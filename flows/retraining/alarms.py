@@ -14,6 +14,7 @@ from flows.stores import history
 
 EVENT = "bentoflow.drift.detected"  # asks for a training
 ALERT = "bentoflow.data_bug.detected"  # asks for a person
+KEPT = ("release", "since", "until", "rows", "state", "reasons", "report", "waits", "severity")
 PAYLOAD = ("use_case", "release", "since", "until", "rows", "kind", "severity", "why", "reasons", "drifted")
 
 
@@ -43,7 +44,8 @@ def announce(result: dict[str, Any], path: Path, at: datetime, home: Path, *, em
     marks = [path.name, result["profiles"], result["kind"], *found.values()]
     key = hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16]
     if not any(line.get("key") == key for line in history.read(home, result["use_case"])):
-        kept = {k: result[k] for k in ("release", "rows", "state", "reasons", "report", "waits", "severity")}
+        kept = {k: result[k] for k in KEPT}
+        kept["columns"] = [sign["column"] for sign in result["signatures"]]
         action = f"drift: {result['kind']}"
         history.append(home, result["use_case"], action, at=at, reason=result["why"], key=key, **kept, **found)
     replace(path, json.dumps({**result, **found}, indent=1).encode())  # last: a killed check is told again

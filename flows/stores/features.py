@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stdout
 from datetime import datetime
 from importlib.util import module_from_spec, spec_from_file_location
@@ -20,6 +20,7 @@ from bentos.runtime.home import replace
 from flows.environment import ROOT
 from flows.errors import StoreError
 from flows.steps.data import cohorts
+from flows.steps.data.quarantine import Period
 from flows.stores import tables
 from flows.usecases.spec import UseCase
 
@@ -168,9 +169,11 @@ def write_partition(use_case: UseCase, events: pd.DataFrame, moment: pd.Timestam
     return any(changed)
 
 
-def training_frame(store: Any, use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
-    """Labelled rows known as of a moment, joined with the features of each row's own time."""
-    return point_in_time(store, cohorts.rows(use_case, events, as_of), use_case.feature_service)
+def training_frame(
+    store: Any, use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp, without: Sequence[Period] = ()
+) -> pd.DataFrame:
+    """Labelled rows known as of a moment and in no quarantined period, joined with the features of their own time."""
+    return point_in_time(store, cohorts.rows(use_case, events, as_of, without), use_case.feature_service)
 
 
 def materialise(store: Any, views: Iterable[str], *, start: datetime, end: datetime) -> None:

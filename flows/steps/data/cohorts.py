@@ -1,5 +1,6 @@
 """Rows and the split by time: who is asked about when, and which labels are already mature."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,8 @@ import pandas as pd
 
 from bentos.runtime.scoring import request
 from flows.errors import ContractError
+from flows.steps.data import quarantine
+from flows.steps.data.quarantine import Period
 from flows.usecases.spec import UseCase
 
 
@@ -29,21 +32,34 @@ def grid(use_case: UseCase, start: pd.Timestamp, end: pd.Timestamp) -> list[pd.T
     return list(pd.date_range(start.ceil("D"), end, freq=use_case.grid))
 
 
-def split(use_case: UseCase, as_of: pd.Timestamp) -> Split:
+def split(use_case: UseCase, as_of: pd.Timestamp, without: Sequence[Period] = ()) -> Split:
     """Cut-offs known as of `as_of`, with the label's horizon as the gap between training and test.
 
-    Raises ContractError if there is no test cut-off with a mature label or no training cut-off before its gap.
+    Those whose features or labels fall in a quarantined period of `without` are left out. Raises ContractError if there
+    is no test cut-off with a mature label or no training cut-off before its gap.
     """
     horizon = pd.Timedelta(days=use_case.horizon_days)
     mature = [c for c in grid(use_case, utc(use_case.first_cutoff), as_of) if c + horizon <= as_of]
+    mature = sound(use_case, mature, without)
     train = tuple(c for c in mature if c + horizon <= mature[-1])
     if not train:
         raise ContractError(
             f"as of {as_of.date()} {use_case.name} has {len(mature)} mature cut-offs from {use_case.first_cutoff} on, "
             f"but needs a test cut-off at least {use_case.horizon_days} days after a training one: "
-            f"train later than {(utc(use_case.first_cutoff) + 2 * horizon).date()}"
+            f"train later than {(utc(use_case.first_cutoff) + 2 * horizon).date()}{_left_out(without)}"
         )
     return Split(train=train, test=mature[-1])
+
+
+def sound(use_case: UseCase, moments: Sequence[pd.Timestamp], without: Sequence[Period]) -> list[pd.Timestamp]:
+    """The moments of rows whose features and labels fall in no quarantined period."""
+    bad = quarantine.touched(moments, use_case.horizon_days, without)
+    return [moment for moment, broken in zip(moments, bad, strict=True) if not broken]
+
+
+def _left_out(without: Sequence[Period]) -> str:
+    names = ", ".join(period.id for period in without)
+    return f". Left out is what is quarantined ({names}): see `bentoflow quarantine`" if names else ""
 
 
 def known(use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
@@ -56,9 +72,15 @@ def known(use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp) -> pd.Da
     return past
 
 
-def test_start(use_case: UseCase, as_of: pd.Timestamp) -> pd.Timestamp:
+def test_start(  # no test, though its name begins like one
+    use_case: UseCase,
+    as_of: pd.Timestamp,
+    without: Sequence[Period] = (),  # noqa: PT028
+) -> pd.Timestamp:
     """The time from which on rows are held out: of the newest mature cut-off, or of the newest mature events."""
-    return event_windows(use_case, as_of).test if use_case.by_event else split(use_case, as_of).test
+    if use_case.by_event:
+        return event_windows(use_case, as_of, without).test
+    return split(use_case, as_of, without).test
 
 
 def unseen_from(use_case: UseCase, as_of: pd.Timestamp) -> pd.Timestamp:
@@ -68,16 +90,21 @@ def unseen_from(use_case: UseCase, as_of: pd.Timestamp) -> pd.Timestamp:
     return split(use_case, as_of).test + pd.Timedelta(microseconds=1)
 
 
-def rows(use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
-    """Every labelled row as of a moment, training and held out: keys, `event_timestamp`, request features, label."""
+def rows(use_case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp, without: Sequence[Period] = ()) -> pd.DataFrame:
+    """Every labelled row as of a moment, training and held out: keys, `event_timestamp`, request features, label.
+
+    A row whose features or label fall in a quarantined period of `without` is none of them.
+    """
     if use_case.by_event:
-        windows = event_windows(use_case, as_of)
+        windows = event_windows(use_case, as_of, without)
         at = events[use_case.time]
         stretches = (windows.train, (windows.test, windows.end))
         parts = [event_rows(use_case, events[(at >= start) & (at < end)]) for start, end in stretches]
         known_labels = pd.concat(parts, ignore_index=True).dropna(subset=[use_case.label])
+        bad = quarantine.touched(known_labels["event_timestamp"], use_case.horizon_days, without)
+        known_labels = known_labels[~bad]
         return known_labels.astype({use_case.label: "int64"}).reset_index(drop=True)
-    past, parts_by_time = events[events[use_case.time] < as_of], split(use_case, as_of)
+    past, parts_by_time = events[events[use_case.time] < as_of], split(use_case, as_of, without)
     cutoffs = (*parts_by_time.train, parts_by_time.test)
     return pd.concat([cohort(use_case, past, c) for c in cutoffs], ignore_index=True)
 
@@ -91,13 +118,18 @@ class Windows:
     end: pd.Timestamp
 
 
-def event_windows(use_case: UseCase, as_of: pd.Timestamp) -> Windows:
+def event_windows(use_case: UseCase, as_of: pd.Timestamp, without: Sequence[Period] = ()) -> Windows:
     """The newest `test_days` of mature rows, and `train_days` of rows whose labels all matured before these.
 
-    Raises ContractError if no training day is left after `first_cutoff`.
+    The days to test on are moved back to before a quarantined period of `without` that they would touch. Raises
+    ContractError if no training day is left after `first_cutoff`.
     """
     horizon, first = pd.Timedelta(days=use_case.horizon_days), utc(use_case.first_cutoff)
     end = as_of.floor("D") - horizon
+    for period in sorted(without, key=lambda p: p.since, reverse=True):
+        start = end - pd.Timedelta(days=use_case.test_days)
+        if end + horizon > period.since and (period.onwards or start < period.until):
+            end = utc(pd.Timestamp(period.since)).floor("D") - horizon
     test = end - pd.Timedelta(days=use_case.test_days)
     stop = test - horizon
     if stop <= first:
@@ -105,7 +137,7 @@ def event_windows(use_case: UseCase, as_of: pd.Timestamp) -> Windows:
         raise ContractError(
             f"as of {as_of.date()} {use_case.name} has no training day between {use_case.first_cutoff} and the "
             f"{use_case.test_days} days to test on with {use_case.horizon_days} days before and after them for labels "
-            f"to mature: train on {earliest.date()} or later"
+            f"to mature: train on {earliest.date()} or later{_left_out(without)}"
         )
     return Windows(train=(max(first, stop - pd.Timedelta(days=use_case.train_days)), stop), test=test, end=end)
 

@@ -66,6 +66,7 @@ def freshness(e: Evidence, rules: GateRules) -> GateResult:
     """The test rows are recent; a test cut-off in the future fails too."""
     limit = rules.max_test_age_days
     reason = f"the test cut-off is {e.test_age_days} days old, 0 to {limit} days are allowed"
+    reason += f"; {e.left_out} rows of quarantined periods are left out" if e.left_out else ""
     return GateResult("freshness", 0 <= e.test_age_days <= limit, "REJECT", e.test_age_days, limit, reason)
 
 

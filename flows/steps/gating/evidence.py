@@ -19,7 +19,8 @@ class Evidence:
     name to a bool mask [n]; `group` holds the sensitive column's values or None. `exported_names` is the
     order of inputs inside the exported artefact. `parity` is the largest absolute difference of exported and fitted
     scores; `latency_us` the median of single-row calls of the exported model, microseconds. `entities` [n] names each
-    row's entity when entities occur in several rows, so that resamples draw entities.
+    row's entity when entities occur in several rows, so that resamples draw entities. `left_out` counts rows that were
+    neither trained nor tested on because their period is in quarantine.
     """
 
     y: NDArray[np.int64]
@@ -38,6 +39,7 @@ class Evidence:
     group: NDArray[np.str_] | None = None
     seed: int = 7
     entities: NDArray[np.generic] | None = None
+    left_out: int = 0
 
 
 @dataclass(frozen=True)

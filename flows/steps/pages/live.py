@@ -48,11 +48,20 @@ def blocks(months: Sequence[Month], promised: float, *, horizon_days: int) -> tu
     )
 
 
+def left_out(result: Mapping[str, Any]) -> str:
+    """That labelled answers of quarantined periods are not measured as live quality; "" where there are none."""
+    broken = result.get("quarantined", {})
+    if not broken.get("labels"):
+        return ""
+    periods = "; ".join(broken["periods"])
+    return f" {broken['labels']:,} of them were given on broken data and are not measured: {periods}."
+
+
 def page(title: str, result: Mapping[str, Any], promised: float, *, horizon_days: int) -> Page:
     """The report of a feedback run."""
     months = result["months"]
     worst = min((m["roc_auc"]["value"] for m in months), default=None)
-    text = f"{result['labels']:,} of {result['answers']:,} answers have a mature label."
+    text = f"{result['labels']:,} of {result['answers']:,} answers have a mature label.{left_out(result)}"
     lead = Badge("Measured" if months else "Too few labels", "good" if months else "warn", text)
     if worst is not None and worst < promised:
         lead = Badge("Below the promise", "warn", f"{text} The worst month reached ROC AUC {worst:.3f}.")
@@ -73,6 +82,7 @@ def as_markdown(title: str, result: Mapping[str, Any]) -> str:
     """Live quality per month as a table, for a Prefect artifact."""
     lines = [
         f"# {title}: live quality as of {result['as_of'][:10]}",
+        *([left_out(result).strip()] if left_out(result) else []),
         "",
         "| month | labels | ROC AUC | average precision |",
         "|---|---:|---:|---:|",

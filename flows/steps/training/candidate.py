@@ -167,6 +167,7 @@ def evaluate(
     test: Table,
     as_of: pd.Timestamp,
     rival: Rival | None,
+    left_out: int = 0,
 ) -> Candidate:
     """Score the test rows with candidate, champion and dummy, and collect what the gates need."""
     scores = scorer.score(test.x)
@@ -189,6 +190,7 @@ def evaluate(
         group=None if use_case.sensitive is None else test.x[:, test.names.index(use_case.sensitive)].astype(str),
         seed=use_case.seed,
         entities=test.entities if test.grouped else None,
+        left_out=left_out,
     )
     # without sound scores and both classes there is nothing to measure, and the gates say so
     sound = bool(((scores >= 0) & (scores <= 1)).all()) and 0 < test.y.mean() < 1
