@@ -17,6 +17,7 @@ from bentos.runtime.home import replace
 from bentos.runtime.scoring import manifest
 from bentos.runtime.scoring.manifest import Manifest
 from flows import usecases
+from flows.alerts import outbox
 from flows.retraining import alarms
 from flows.runner import task_runner
 from flows.settings import settings
@@ -118,7 +119,7 @@ def report(checked: Checked, standard: Standard, path: Path, context: dict[str, 
     return path
 
 
-@flow(name="check_drift", task_runner=task_runner())
+@flow(name="check_drift", task_runner=task_runner(), **outbox.hooks())
 def check_drift(
     use_case: str = "churn",
     since: datetime | None = None,

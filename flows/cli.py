@@ -152,6 +152,26 @@ def feedback(
 
 
 @app.command()
+def alerts(
+    use_case: UseCase = "churn",
+    test: Annotated[
+        bool, typer.Option("--test", help="send a test message to every channel of BENTOFLOW_ALERTS")
+    ] = False,
+) -> None:
+    """What was told to whom, oldest first; or try every channel."""
+    from flows.alerts import outbox
+
+    if not test:
+        for line in outbox.listed(use_case, settings().home) or ["no alert was ever told"]:
+            typer.echo(line)
+        return
+    found = outbox.tried()
+    show(found or {"BENTOFLOW_ALERTS": "names no channel: alerts go to the history and the log only"})
+    if any(said != "sent" for said in found.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def quarantine(
     use_case: UseCase = "churn",
     lift: Annotated[str | None, typer.Option(help="id of a period whose data may be trained on again")] = None,

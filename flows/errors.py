@@ -35,5 +35,9 @@ class GateError(BentoflowError):
     """A candidate was refused, or a gate could not be evaluated."""
 
 
+class AlertError(BentoflowError):
+    """An alert could not be sent; the message never holds an address or a secret."""
+
+
 class ReleaseError(BentoflowError):
     """A release, rollout or rollback could not be carried out whole."""

@@ -17,6 +17,7 @@ from bentos.runtime.home import replace
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.scoring import manifest
 from flows import usecases
+from flows.alerts import outbox
 from flows.retraining import degradation
 from flows.runner import task_runner
 from flows.settings import settings
@@ -127,7 +128,7 @@ def measure(month: str, labelled: pd.DataFrame, name: str, min_labels: int) -> d
     }
 
 
-@flow(name="feedback", task_runner=task_runner())
+@flow(name="feedback", task_runner=task_runner(), **outbox.hooks())
 def feedback(
     use_case: str = "churn",
     as_of: datetime | None = None,

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -12,10 +13,12 @@ from typing import Any, Literal
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun
 
 from bentos.runtime import clock
 from bentos.runtime.scoring import manifest
 from flows import usecases, walk
+from flows.alerts import outbox
 from flows.errors import GateError, ReleaseError, StoreError
 from flows.settings import Settings, settings
 from flows.steps.rollouts import tenure
@@ -23,6 +26,10 @@ from flows.stores import bentos, history, lineage, locks, registry, transaction
 from flows.targets import local
 
 Target = Literal["local"]
+
+
+class Busy(ReleaseError):
+    """Another release of the use case is under way."""
 
 
 def checkpoint(name: str) -> None:
@@ -36,7 +43,7 @@ def exclusive(home: Path, use_case: str) -> Iterator[None]:
     """One release or rollback of a use case at a time; ReleaseError if another is at it."""
     with locks.held(home, f"release-{use_case}") as alone:
         if not alone:
-            raise ReleaseError(f"another release of {use_case} is under way; try again when it is done")
+            raise Busy(f"another release of {use_case} is under way; try again when it is done")
         yield
 
 
@@ -146,7 +153,19 @@ def carry_out(
     return transaction.describe(done)
 
 
-@flow(name="release")
+def kept(use_case: str, run: FlowRun, error: object) -> None:
+    """A line of history for a run that failed and reverted nothing, so that it is told; a refusal is none."""
+    home = settings().home
+    newest = next((line for line in reversed(history.read(home, use_case)) if line["action"] == "reverted"), None)
+    began = run.start_time or run.created
+    told = newest is not None and began is not None and datetime.fromisoformat(newest["wall"]) >= began
+    if not told and not isinstance(error, GateError | Busy):
+        facts = {"version": run.parameters.get("version"), "run": run.name}
+        reason = f"{type(error).__name__}: {error}"[:500] if isinstance(error, Exception) else "the run was killed"
+        history.append(home, use_case, "release failed", at=clock.now(home, use_case), reason=reason, **facts)
+
+
+@flow(name="release", **outbox.hooks(kept))
 def release(
     use_case: str = "churn",
     version: str | None = None,
@@ -200,7 +219,7 @@ def release(
     return result
 
 
-@flow(name="rollback")
+@flow(name="rollback", **outbox.hooks(kept))
 def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
     """Back to the previous release, whole: model, threshold, features and reference; verified before it answers."""
     chosen, log = settings(), get_run_logger()

@@ -4,7 +4,7 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.environment import ROOT
@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     task_runner: Literal["threads", "dask"] = "threads"
     dask_address: str | None = None  # of a running scheduler; a local cluster is started without one
     dask_workers: int = 2
+    alerts: SecretStr = SecretStr("")  # where alerts go, see flows/alerts/channels.py: slack-webhook/oncall mailtos://…
+    alert_reminder_hours: float = 24.0  # between reminders of what lasts; 0: none
     mask_key: str | None = None  # keys the masking of personal data; generated once if unset
 
     @field_validator("home", mode="before")

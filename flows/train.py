@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from bentos.runtime import clock
 from bentos.runtime.scoring.manifest import Manifest
 from flows import usecases
+from flows.alerts import outbox
 from flows.examples import examples
 from flows.release import release, settle
 from flows.retraining import decision
@@ -77,7 +78,7 @@ def record(outcome: dossier.Outcome, run_id: str) -> registry.Version:
     return versions.record(outcome, run_id)
 
 
-@flow(name="train")
+@flow(name="train", **outbox.hooks())
 def train(
     use_case: str = "churn",
     as_of: datetime | None = None,

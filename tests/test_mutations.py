@@ -193,6 +193,13 @@ MUTATIONS = (
         "tests/flows/steps/test_drift.py::test_windows_without_drift_raise_no_alarm",
     ),
     Mutation(
+        "11 broken data reach no training",
+        "flows/steps/data/cohorts.py",
+        (("    mature = sound(use_case, mature, without)\n", ""),),
+        "tests/flows/retraining/test_isolation.py::"
+        "test_no_row_of_a_broken_window_is_trained_on_until_a_person_lifts_it",
+    ),
+    Mutation(
         "12 the service imports no training tool",
         "bentos/runtime/home.py",
         (("import os\n", "import os\nimport mlflow\n"),),

@@ -34,7 +34,7 @@ END = datetime(1998, 7, 1, tzinfo=UTC)
 WORK = ("snapshots", "features", "history", "journal", "mlflow/artifacts", "releases", "scores", "feedback")
 STATE = (
     *("snapshots", "quarantine", "features", "feast", "mlflow", "bentoml", "prefect", "journal", "profiles", "reports"),
-    *("history", "rollout", "clock", "releases", "feedback", "scores", "run", "logs", "demo"),
+    *("history", "alerts", "rollout", "clock", "releases", "feedback", "scores", "run", "logs", "demo"),
 )
 MARKER = "demo.json"
 

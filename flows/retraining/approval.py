@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
@@ -18,6 +19,7 @@ from prefect.input import RunInput
 from prefect.states import Running
 
 from bentos.runtime import clock
+from flows.alerts import outbox
 from flows.steps.monitoring import policy
 from flows.steps.monitoring.triggers import Cause
 from flows.stores import history
@@ -50,6 +52,7 @@ def ask(case: UseCase, cause: Cause, evidence: str, home: Path) -> tuple[bool, s
         until=until.isoformat(),
         question=evidence,
     )
+    outbox.tell(case, home, get_run_logger())
     resource = {"prefect.resource.id": f"bentoflow.{case.name}"}
     asked: dict[str, Any] = {"run": run.name, "run_id": str(run.id), "until": until.isoformat(), "question": evidence}
     emit_event(event=EVENT, resource=resource, payload=asked)

@@ -1,0 +1,1 @@
+"""Alerts on their way: channels that a user configured, and what each of them was told."""
