@@ -196,8 +196,7 @@ MUTATIONS = (
         "11 broken data reach no training",
         "flows/steps/data/cohorts.py",
         (("    mature = sound(use_case, mature, without)\n", ""),),
-        "tests/flows/retraining/test_isolation.py::"
-        "test_no_row_of_a_broken_window_is_trained_on_until_a_person_lifts_it",
+        "tests/flows/steps/test_quarantine.py::test_the_split_goes_round_a_period",
     ),
     Mutation(
         "12 the service imports no training tool",

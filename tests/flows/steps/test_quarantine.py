@@ -54,7 +54,8 @@ def test_a_lifted_period_comes_back_only_with_new_data() -> None:
 def test_a_row_is_touched_by_its_features_time_or_its_labels() -> None:
     """Half open at both ends: features at the period's end are sound, so are labels complete at its start."""
     periods = quarantine.holding([MAY])
-    times = pd.to_datetime(["2024-04-01", "2024-04-01 00:00:01", "2024-05-01", "2024-05-10", "2024-05-11"], utc=True)
+    days = ["2024-04-01", "2024-04-01T00:00:01", "2024-05-01", "2024-05-10", "2024-05-11"]
+    times = [pd.Timestamp(text, tz="UTC") for text in days]
     assert quarantine.touched(times, 30, periods).tolist() == [False, True, True, True, False]
     assert quarantine.inside(times, periods).tolist() == [False, False, True, True, False]
     assert quarantine.touched([], 30, periods).tolist() == []
