@@ -149,7 +149,7 @@ def feedback(
     everything = pd.concat(parts, ignore_index=True)
     everything = unasked(everything)
     labelled = join(everything, use_case, labels, moment, home)
-    periods = quarantine.holding(history.read(home, use_case))
+    periods = quarantine.answered(history.read(home, use_case))
     broken = quarantine.inside(labelled["time"], periods)
     known, labelled = len(labelled), labelled[~broken]
     measured = {

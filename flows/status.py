@@ -8,6 +8,7 @@ from bentos.runtime import clock, journal
 from bentos.runtime.rollouts import rollout
 from flows import processes, usecases
 from flows.settings import Settings
+from flows.steps.data import quarantine
 from flows.steps.monitoring import policy
 from flows.steps.monitoring.triggers import Cause
 from flows.stores import answers, history, registry, transaction
@@ -51,6 +52,7 @@ def _retraining(case: UseCase, lines: list[dict[str, Any]], now: datetime) -> di
     return {
         "retraining": f"{rules.policy}; {stopped or 'nothing holds it up'}",
         "question": policy.open_question(lines, wall),
+        "quarantine": "; ".join(map(str, quarantine.holding(lines))) or "nothing is left out of trainings",
         "automation": policy.unfollowed(lines, wall, rules.notice_minutes) or "every event was followed by a run",
     }
 

@@ -39,7 +39,7 @@ def review(case: UseCase, events: pd.DataFrame, as_of: pd.Timestamp, home: Path)
     for period in quarantine.holding(history.read(home, case.name)):
         found = _reviewed(case, period, events, as_of, home)
         if found.mended:
-            _append(case.name, quarantine.LIFTED, period, home, by="prepare", reason=found.why)
+            _append(case.name, quarantine.LIFTED, period, home, by=quarantine.PREPARE, reason=found.why)
             continue
         held.append(str(period))
         if (found.onwards, found.why) != (period.onwards, period.note):

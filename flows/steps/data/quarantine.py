@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from flows.steps.monitoring.policy import BROKEN
 
 LIFTED, KEPT = "quarantine lifted", "quarantine kept"
-SETTLED = 0.5  # share of a window, lifted before, from which it is the old incident: medians and most signs turn there
+PREPARE = "prepare"  # lifts what its data show to be sound
 
 
 @dataclass(frozen=True, kw_only=True)
 class Period:
     """Half-open `[since, until)` of broken data; overlapping windows are one period under the first one's id.
 
+    What was lifted stays lifted: of a later window that overlaps it only the rest is in quarantine.
     `onwards` says that the source itself is broken there, so that the features of every later row look back on it.
     """
 
@@ -70,6 +71,11 @@ def holding(history: Iterable[Mapping[str, Any]]) -> tuple[Period, ...]:
     return tuple(p for p in read(history) if not p.lifted)
 
 
+def answered(history: Iterable[Mapping[str, Any]]) -> tuple[Period, ...]:
+    """The periods whose answers were given on broken data: a prepare mends what is trained on, no answer."""
+    return tuple(p for p in read(history) if not p.lifted or p.lifted.startswith(f"{PREPARE}: "))
+
+
 def restored(facts: Mapping[str, Any] | None) -> tuple[Period, ...]:
     """The periods that a version was trained without, from what was kept with it."""
     return tuple(
@@ -85,11 +91,11 @@ def restored(facts: Mapping[str, Any] | None) -> tuple[Period, ...]:
 
 
 def _period(line: Mapping[str, Any]) -> Period:
-    marks = [line["release"], line["since"], line["until"]]
+    since, until = (datetime.fromisoformat(line[end]) for end in ("since", "until"))
     return Period(
-        id=hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:8],
-        since=datetime.fromisoformat(line["since"]),
-        until=datetime.fromisoformat(line["until"]),
+        id=_id(since, until),
+        since=since,
+        until=until,
         release=str(line["release"]),
         why=str(line["reason"]),
         report=str(line.get("report", "")),
@@ -97,13 +103,23 @@ def _period(line: Mapping[str, Any]) -> Period:
     )
 
 
+def _id(since: datetime, until: datetime) -> str:
+    return hashlib.sha256(json.dumps([since.isoformat(), until.isoformat()]).encode()).hexdigest()[:8]
+
+
 def _joined(found: list[Period], new: Period) -> list[Period]:
-    """With one more window: the same incident as a lifted one if most of it is, else one with what it overlaps."""
-    length = (new.until - new.since).total_seconds()
+    """With one more window: what of it was not lifted before, as one period with what that overlaps."""
+    spans = [(new.since, new.until)]
     for old in (p for p in found if p.lifted):
-        shared = (min(old.until, new.until) - max(old.since, new.since)).total_seconds()
-        if shared > SETTLED * length or old.id == new.id:
-            return found
+        before = [(since, min(until, old.since)) for since, until in spans]
+        after = [(max(since, old.until), until) for since, until in spans]
+        spans = [(since, until) for since, until in (*before, *after) if since < until]
+    for since, until in spans:
+        found = _merged(found, replace(new, id=_id(since, until), since=since, until=until))
+    return found
+
+
+def _merged(found: list[Period], new: Period) -> list[Period]:
     touching = [p for p in found if not p.lifted and p.since <= new.until and new.since <= p.until]
     whole = replace(
         new,

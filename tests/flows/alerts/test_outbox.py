@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
 from flows import usecases
 from flows.alerts import outbox
@@ -70,22 +71,29 @@ def kept(home: Path, channel: str = "json") -> list[str]:
     return [line["action"] for line in lines if line["channel"].startswith(channel)]
 
 
-def test_broken_data_are_told_once_and_resolved(released: Path, bases: Bases, hook: Web) -> None:
-    """A check that finds cents for dollars sends one message; checked again none; a sound window resolves it."""
+def test_broken_data_are_told_once_and_resolved(
+    released: Path, bases: Bases, hook: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cents for dollars send one message to each channel, checked again none; a sound window resolves it."""
+    block = CustomWebhookNotificationBlock(name="ops", url=f"{hook.url}/block", json_data={"title": "{{subject}}"})
+    block.save("both", overwrite=True)
+    monkeypatch.setenv("BENTOFLOW_ALERTS", f"{os.environ['BENTOFLOW_ALERTS']}, custom-webhook/both")
     answered(released, bases, BROKEN, 100.0)
     found = checked()
     assert found["kind"] == "data_bug"
-    (body,) = hook.bodies
+    assert hook.got[1] == ("/block", {"title": "Customer churn: broken data"})
+    body = hook.bodies[0]
     assert body["title"] == "Customer churn: broken data"
     for text in ("values are 100 times", "data_bug in 1000 answers", found["report"], "bentoflow quarantine"):
         assert text in body["message"]
     assert body["type"] == "failure"
     checked()
-    assert len(hook.got) == 1
+    assert len(hook.got) == 2
     answered(released, bases, BROKEN + WEEK, 1.0)
     assert checked(BROKEN + WEEK)["kind"] == "none"
-    assert titles(hook)[1:] == ["Resolved: Customer churn: broken data"]
-    assert kept(released) == kept(released, "log") == ["opened", "resolved"]
+    assert titles(hook)[2:] == ["Resolved: Customer churn: broken data"] * 2
+    for channel in ("json", "log", "custom-webhook/both"):
+        assert kept(released, channel) == ["opened", "resolved"]
 
 
 def test_a_channel_that_is_down_is_told_by_the_next_run(

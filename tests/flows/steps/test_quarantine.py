@@ -42,13 +42,20 @@ def test_windows_that_overlap_are_one_period_and_others_are_none() -> None:
     assert spans([*lines, *lines]) == spans(lines)
 
 
-def test_a_lifted_period_comes_back_only_with_new_data() -> None:
-    """Lifted, a window that is mostly the same stays out; one that is mostly new is another incident."""
+def test_a_lifted_period_stays_lifted_and_what_is_new_does_not() -> None:
+    """Of a broken window that overlaps what was lifted, on either side, only the rest is in quarantine."""
     lines = [MAY, settled(quarantine.LIFTED, quarantine.read([MAY])[0].id)]
     assert spans(lines) == []
-    assert spans([*lines, MAY, bug("2024-05-04", "2024-05-14")]) == []
-    assert spans([*lines, bug("2024-05-08", "2024-05-18")]) == [("05-08", "05-18")]
-    assert spans([*lines, bug("2024-05-02", "2024-06-30")]) == [("05-02", "06-30")]
+    assert spans([*lines, MAY]) == []
+    assert spans([*lines, bug("2024-05-08", "2024-05-18")]) == [("05-11", "05-18")]
+    assert spans([*lines, bug("2024-04-20", "2024-06-30")]) == [("04-20", "05-01"), ("05-11", "06-30")]
+
+
+def test_a_prepare_mends_what_is_trained_on_and_no_answer() -> None:
+    """Lifted by a prepare, the answers of the period stay unmeasured; lifted by a person, they count."""
+    for by, counted in (("prepare", 1), ("a person", 0)):
+        lines = [MAY, settled(quarantine.LIFTED, quarantine.read([MAY])[0].id, by=by)]
+        assert (len(quarantine.holding(lines)), len(quarantine.answered(lines))) == (0, counted)
 
 
 def test_a_row_is_touched_by_its_features_time_or_its_labels() -> None:
