@@ -59,8 +59,8 @@ def examples(case: UseCase, as_of: datetime | None, home: Path) -> Examples:
     Rows whose features or labels fall in a quarantined period are none of them, however the training was started.
     """
     snapshot, moment = known(case, as_of, home)
-    without = quarantine.holding(history.read(home, case.name))
     with locks.held(home, f"data-{case.name}", wait=True):
+        without = quarantine.holding(history.read(home, case.name))
         joined, left_out = assemble(case.name, snapshot, moment, home, without)
     cutoff = cohorts.test_start(case, moment, without)
     store = features.open_store(home)

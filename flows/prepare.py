@@ -145,9 +145,9 @@ def prepare(
         if case.clock == "data":
             clock.write(home, use_case, moment.to_pydatetime())
         log.info(materialise(use_case, moment, home))
-        prepared.remember(home, use_case, snap.id, moment, source_rows=len(checked.good))
         events = tables.read_snapshot(snap.path.parent, snap.id)
-        isolated = isolation.review(case, events, moment, home)
+        isolated = isolation.review(case, events, moment, home)  # before anything can be trained on the snapshot
+        prepared.remember(home, use_case, snap.id, moment, source_rows=len(checked.good))
     kept = [c.name for c in case.contract.columns if c.pii != "drop"]
     report = quality.quality(events, kept)
     create_markdown_artifact(

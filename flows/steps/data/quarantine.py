@@ -26,7 +26,8 @@ class Period:
     """Half-open `[since, until)` of broken data; overlapping windows are one period under the first one's id.
 
     What was lifted stays lifted: of a later window that overlaps it only the rest is in quarantine.
-    `onwards` says that the source itself is broken there, so that the features of every later row look back on it.
+    `onwards` says that the source itself is broken there, or that no prepare has looked yet: the features of every
+    later row look back on it.
     """
 
     id: str
@@ -36,7 +37,7 @@ class Period:
     why: str
     report: str
     columns: tuple[str, ...]  # that showed the signs, "" for whole rows
-    onwards: bool = False
+    onwards: bool = True
     note: str = ""  # what the newest prepare made of it
     lifted: str = ""  # by whom and why, "" while it holds
 
@@ -127,7 +128,6 @@ def _merged(found: list[Period], new: Period) -> list[Period]:
         since=min(p.since for p in (*touching, new)),
         until=max(p.until for p in (*touching, new)),
         columns=tuple(sorted({c for p in (*touching, new) for c in p.columns})),
-        onwards=any(p.onwards for p in touching),
         note=touching[0].note if touching else "",
     )
     return [*(p for p in found if p not in touching), whole]

@@ -60,13 +60,14 @@ def test_a_prepare_mends_what_is_trained_on_and_no_answer() -> None:
 
 def test_a_row_is_touched_by_its_features_time_or_its_labels() -> None:
     """Half open at both ends: features at the period's end are sound, so are labels complete at its start."""
-    periods = quarantine.holding([MAY])
+    (period,) = quarantine.holding([MAY])
+    periods = quarantine.holding([MAY, settled(quarantine.KEPT, period.id, onwards=False)])
     days = ["2024-04-01", "2024-04-01T00:00:01", "2024-05-01", "2024-05-10", "2024-05-11"]
     times = [pd.Timestamp(text, tz="UTC") for text in days]
     assert quarantine.touched(times, 30, periods).tolist() == [False, True, True, True, False]
     assert quarantine.inside(times, periods).tolist() == [False, False, True, True, False]
     assert quarantine.touched([], 30, periods).tolist() == []
-    broken = quarantine.holding([MAY, settled(quarantine.KEPT, periods[0].id, onwards=True)])
+    broken = (period,)  # no prepare has looked at it
     assert quarantine.touched(times, 30, broken).tolist() == [False, True, True, True, True]
     assert quarantine.inside(times, broken).tolist() == quarantine.inside(times, periods).tolist()
 
@@ -83,7 +84,7 @@ def test_what_a_version_was_trained_without_is_restored_from_its_facts() -> None
 def test_the_split_goes_round_a_period() -> None:
     """The newest sound cut-off is held out, and the label's horizon stays between; too little left is an error."""
     as_of = pd.Timestamp("2024-08-03", tz="UTC")
-    periods = quarantine.holding([bug("2024-07-10", "2024-07-12")])
+    periods = [replace(p, onwards=False) for p in quarantine.holding([bug("2024-07-10", "2024-07-12")])]
     assert cohorts.split(shop.USE_CASE, as_of).test == pd.Timestamp("2024-07-01", tz="UTC")
     assert cohorts.split(shop.USE_CASE, as_of, periods).test == pd.Timestamp("2024-06-01", tz="UTC")
     everything = [replace(p, since=day("2024-03-05"), onwards=True) for p in periods]
@@ -101,7 +102,7 @@ def test_event_windows_move_before_a_period_and_rows_in_it_are_left_out() -> Non
     windows = cohorts.event_windows(case, as_of, tested)
     assert windows.end == pd.Timestamp("2024-02-27", tz="UTC")
     assert windows.end - windows.test == pd.Timedelta(days=case.test_days)
-    trained = quarantine.holding([bug("2024-02-10", "2024-02-12")])
+    trained = [replace(p, onwards=False) for p in quarantine.holding([bug("2024-02-10", "2024-02-12")])]
     assert cohorts.event_windows(case, as_of, trained) == cohorts.event_windows(case, as_of)
     all_rows, rows = cohorts.rows(case, events, as_of), cohorts.rows(case, events, as_of, trained)
     bad = quarantine.touched(all_rows["event_timestamp"], case.horizon_days, trained)
