@@ -1,6 +1,6 @@
 """train: cohorts, point-in-time join, search, fit, export, gates, MLflow version with its verdict."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -57,9 +57,10 @@ def build(
     case: UseCase, train: Table, test: Table, found: search.Found, draft: Manifest, rival: candidates.Rival | None
 ) -> candidates.Candidate:
     """Fit, export, score beside champion and dummy."""
-    fitted, model, scorer = candidates.fit(case, train, found.chosen, draft)
+    fitted, model, scorer, unseen = candidates.fit(case, train, found.chosen, draft)
     moment = cohorts.utc(draft.as_of)
-    return candidates.evaluate(case, fitted, model, scorer, train=train, test=test, as_of=moment, rival=rival)
+    built = candidates.evaluate(case, fitted, model, scorer, train=train, test=test, as_of=moment, rival=rival)
+    return replace(built, unseen=unseen)
 
 
 @task(cache_policy=NO_CACHE)

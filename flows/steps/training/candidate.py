@@ -80,6 +80,15 @@ class Rival:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unseen:
+    """Training rows with scores of models that had not seen them: `rows` int64[n] are their positions in the table."""
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    scores: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A fitted pipeline, its exported scorer and what the gates and the model card say about it."""
 
@@ -93,6 +102,7 @@ class Candidate:
     dummy: dict[str, float]
     slices: list[dict[str, Any]]
     importance: list[Any]
+    unseen: Unseen | None = None
 
 
 def mislabelled(data: Table, seed: int) -> Table:
@@ -117,12 +127,12 @@ def out_of_fold(
     return y, scores
 
 
-def fit(use_case: UseCase, train: Table, trial: Trial, draft: Manifest) -> tuple[Pipeline, bytes, Scorer]:
+def fit(use_case: UseCase, train: Table, trial: Trial, draft: Manifest) -> tuple[Pipeline, bytes, Scorer, Unseen]:
     """Fit on every training row, choose the thresholds out of fold, export; `draft` gets features and thresholds."""
     model = pipeline(use_case, train.names, trial.estimator, trial.params, train.categorical)
     y, scores = out_of_fold(model, train, use_case.max_search_rows, use_case.seed)
-    seen = train.x[drawn(train, use_case.max_search_rows, use_case.seed)]
-    cuts = thresholds.chosen(use_case, train.names, seen, y, scores)
+    rows = drawn(train, use_case.max_search_rows, use_case.seed)
+    cuts = thresholds.chosen(use_case, train.names, train.x[rows], y, scores)
     fitted = model.fit(train.x, train.y)
     features = export.preprocessing(fitted, train.names, use_case.log_features)
     data = export.to_onnx(fitted, train.names, sum(f.width for f in features))
@@ -133,7 +143,7 @@ def fit(use_case: UseCase, train: Table, trial: Trial, draft: Manifest) -> tuple
         thresholds=cuts if len(cuts) > 1 else (),
         estimator=trial.estimator,
     )
-    return fitted, data, Scorer(manifest, data)
+    return fitted, data, Scorer(manifest, data), Unseen(rows=rows, labels=y, scores=scores)
 
 
 def parity(fitted: Pipeline, scorer: Scorer, x: Raw, seed: int) -> float:

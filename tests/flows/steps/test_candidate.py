@@ -58,7 +58,7 @@ TRAIN, TEST = table(1_500, "1997-06-01", 1), table(1_000, "1997-10-01", 2)
 
 @cache
 def built(rival: bool = False) -> Candidate:
-    fitted, model, scorer = candidate.fit(CASE, TRAIN, LOGISTIC, DRAFT)
+    fitted, model, scorer, _ = candidate.fit(CASE, TRAIN, LOGISTIC, DRAFT)
     against = Rival(scorer, TEST.x) if rival else None
     return candidate.evaluate(CASE, fitted, model, scorer, train=TRAIN, test=TEST, as_of=AS_OF, rival=against)
 
