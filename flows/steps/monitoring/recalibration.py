@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 QUANTILES = (0.05, 0.275, 0.5, 0.725, 0.95)  # of the labelled rows' log odds: where the knots are
-NEAREST = 0.1  # log odds between two knots, at least
+NEAREST = 0.1  # between two knots, at least
 MOST = 12.0  # log odds beyond which scores are as good as 0 or 1
 STEPS = 50  # of Newton's method; it needs about ten
 
@@ -62,32 +62,42 @@ def fit(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None) -
     y, x = y[known], log_odds(s[known])
     if y.size == 0 or y.min() == y.max():
         return None
-    knots = _knots(x)
+    knots = spread(x)
     columns = basis(x, knots)
     weights, information = _newton(columns, y)
     gradients = columns * (y - expit(columns @ weights))[:, None]
+    covariance = sandwich(gradients, information, None if groups is None else np.asarray(groups)[known])
+    return curve(knots, weights, covariance)
+
+
+def sandwich(gradients: Floats, information: Floats, groups: NDArray[Any] | None) -> Floats:
+    """Covariance [k, k] of weights from the rows' gradients [n, k], those of one of `groups` [n] added up first."""
     if groups is not None:
-        code = np.unique(np.asarray(groups)[known], return_inverse=True)[1]
+        code = np.unique(groups, return_inverse=True)[1]
         gradients = np.stack([np.bincount(code, weights=g) for g in gradients.T], axis=1)
     inverse = np.linalg.inv(information)
-    covariance = inverse @ (gradients.T @ gradients + _precision(len(weights))) @ inverse
+    return np.asarray(inverse @ (gradients.T @ gradients + precision(len(information))) @ inverse, dtype=np.float64)
+
+
+def curve(knots: tuple[float, ...], weights: Floats, covariance: Floats) -> Curve:
+    """The curve of those arrays."""
     return Curve(knots=knots, weights=tuple(weights.tolist()), covariance=tuple(map(tuple, covariance.tolist())))
 
 
 def _newton(columns: Floats, y: Floats) -> tuple[Floats, Floats]:
     """The most likely weights [k] under the prior, and the information [k, k] there; a step too long is halved."""
-    prior, precision = np.zeros(columns.shape[1]), _precision(columns.shape[1])
+    prior, inverse = np.zeros(columns.shape[1]), precision(columns.shape[1])
     prior[1] = 1.0
 
     def cost(weights: Floats) -> float:
         z = columns @ weights
-        return float((np.logaddexp(0.0, z) - y * z).sum() + (precision @ (weights - prior) ** 2).sum() / 2)
+        return float((np.logaddexp(0.0, z) - y * z).sum() + (inverse @ (weights - prior) ** 2).sum() / 2)
 
-    weights, information = prior, precision
+    weights, information = prior, inverse
     for _ in range(STEPS):
         p = expit(columns @ weights)
-        information = (columns * (p * (1 - p))[:, None]).T @ columns + precision
-        step, before = np.linalg.solve(information, columns.T @ (y - p) - precision @ (weights - prior)), cost(weights)
+        information = (columns * (p * (1 - p))[:, None]).T @ columns + inverse
+        step, before = np.linalg.solve(information, columns.T @ (y - p) - inverse @ (weights - prior)), cost(weights)
         while cost(weights + step) > before + 1e-9 and np.abs(step).max() > 1e-9:
             step = step / 2
         weights = weights + step
@@ -96,7 +106,7 @@ def _newton(columns: Floats, y: Floats) -> tuple[Floats, Floats]:
     return weights, information
 
 
-def _precision(k: int) -> Floats:
+def precision(k: int) -> Floats:
     """Of the prior: deviation 1 of a line's offset and slope, 10 of the curved columns, whose weights are larger."""
     return np.diag([1.0, 1.0, *[0.01] * (k - 2)])
 
@@ -113,22 +123,22 @@ def drawn(curve: Curve, x: Floats, n: int, rng: np.random.Generator) -> Floats:
 
 
 def dependence(curve: Curve, labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> float | None:
-    """Correlation 0..1 of the labels of two rows of one group [n], given their scores; None where no group has two.
-
-    The moment estimate of an intraclass correlation, on Pearson residuals.
-    """
+    """Correlation 0..1 of the labels of two rows of one group [n], given their scores; None where no group has two."""
     y, s = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     known = np.isfinite(s)
     p = shares(curve, log_odds(s[known]))
-    residual = (y[known] - p) / np.sqrt(np.maximum(p * (1 - p), 1e-6))
-    code = np.unique(np.asarray(groups)[known], return_inverse=True)[1]
-    rows = np.bincount(code)
+    return correlation((y[known] - p) / np.sqrt(np.maximum(p * (1 - p), 1e-6)), np.asarray(groups)[known])
+
+
+def correlation(residuals: Floats, groups: NDArray[Any]) -> float | None:
+    """Intraclass correlation 0..1 of residuals [n] of mean 0, its moment estimate; None where no group has two."""
+    code = np.unique(groups, return_inverse=True)[1]
+    rows, own = np.bincount(code), float((residuals**2).sum())
     pairs = float((rows * (rows - 1)).sum())
     if pairs == 0:
         return None
-    own = float((residual**2).sum())
-    shared = float((np.bincount(code, weights=residual) ** 2).sum()) - own
-    return float(np.clip(shared / pairs / (own / len(residual)), 0.0, 1.0))
+    shared = float((np.bincount(code, weights=residuals) ** 2).sum()) - own
+    return float(np.clip(shared / pairs / (own / len(residuals)), 0.0, 1.0)) if own else 0.0
 
 
 def of(raw: Mapping[str, Any]) -> Curve:
@@ -142,8 +152,8 @@ def _cube(x: Floats) -> Floats:
     return np.asarray(np.maximum(x, 0.0) ** 3, dtype=np.float64)
 
 
-def _knots(x: Floats) -> tuple[float, ...]:
-    """Quantiles of the log odds that are apart; fewer than three leave a line."""
+def spread(x: Floats) -> tuple[float, ...]:
+    """The knots for values [n]: quantiles of them that are apart; fewer than three leave a line."""
     kept: list[float] = []
     for knot in np.quantile(x, QUANTILES).tolist():
         if not kept or knot - kept[-1] >= NEAREST:
