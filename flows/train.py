@@ -57,10 +57,10 @@ def build(
     case: UseCase, train: Table, test: Table, found: search.Found, draft: Manifest, rival: candidates.Rival | None
 ) -> candidates.Candidate:
     """Fit, export, score beside champion and dummy."""
-    fitted, model, scorer, unseen = candidates.fit(case, train, found.chosen, draft)
+    fitted, model, scorer = candidates.fit(case, train, found.chosen, draft)
     moment = cohorts.utc(draft.as_of)
     built = candidates.evaluate(case, fitted, model, scorer, train=train, test=test, as_of=moment, rival=rival)
-    return replace(built, unseen=unseen)
+    return replace(built, unseen=candidates.unseen(fitted, train, case.max_search_rows, case.seed))
 
 
 @task(cache_policy=NO_CACHE)

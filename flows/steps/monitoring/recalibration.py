@@ -76,7 +76,8 @@ def sandwich(gradients: Floats, information: Floats, groups: NDArray[Any] | None
         code = np.unique(groups, return_inverse=True)[1]
         gradients = np.stack([np.bincount(code, weights=g) for g in gradients.T], axis=1)
     inverse = np.linalg.inv(information)
-    return np.asarray(inverse @ (gradients.T @ gradients + precision(len(information))) @ inverse, dtype=np.float64)
+    found = inverse @ (gradients.T @ gradients + precision(len(information))) @ inverse
+    return np.asarray((found + found.T) / 2, dtype=np.float64)  # equal on both sides to the last bit
 
 
 def curve(knots: tuple[float, ...], weights: Floats, covariance: Floats) -> Curve:

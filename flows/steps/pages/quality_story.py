@@ -38,7 +38,7 @@ def blocks(points: Sequence[Point]) -> tuple[Block, ...]:
         for point in points
     )
     within, known = course.kept(points)
-    said = f"Of {known} windows whose labels are in, {within} were within the estimate's interval. " if known else ""
+    said = f"Measured within the estimate's interval: {within} of {known} windows with labels. " if known else ""
     headers = ("Month", "Release", "Estimated ROC AUC", "Measured", "Promised", "On the window's own rows")
     return (figure(points), Table(headers, rows), Text(f"{said}{EXPLAINED}{BLIND}"))
 

@@ -127,12 +127,27 @@ def out_of_fold(
     return y, scores
 
 
-def fit(use_case: UseCase, train: Table, trial: Trial, draft: Manifest) -> tuple[Pipeline, bytes, Scorer, Unseen]:
+def unseen(model: Pipeline, data: Table, max_rows: int, seed: int) -> Unseen | None:
+    """Scores of rows of one half of the entities by a model of at most so many rows of the other; None of one class.
+
+    Ten times as many rows are scored as fitted, at most: scoring is cheap, and what is told from it needs many.
+    """
+    entities = np.random.default_rng(seed).permutation(np.unique(data.entities))
+    order = drawn(data, len(data.y), seed)
+    mine = np.isin(data.entities[order], entities[: len(entities) // 2])
+    learned, rest = order[mine][:max_rows], order[~mine][: 10 * max_rows]
+    if len(np.unique(data.y[learned])) < 2:
+        return None
+    fitted = clone(model).fit(data.x[learned], data.y[learned])
+    return Unseen(rows=rest, labels=data.y[rest], scores=fitted.predict_proba(data.x[rest])[:, 1])
+
+
+def fit(use_case: UseCase, train: Table, trial: Trial, draft: Manifest) -> tuple[Pipeline, bytes, Scorer]:
     """Fit on every training row, choose the thresholds out of fold, export; `draft` gets features and thresholds."""
     model = pipeline(use_case, train.names, trial.estimator, trial.params, train.categorical)
     y, scores = out_of_fold(model, train, use_case.max_search_rows, use_case.seed)
-    rows = drawn(train, use_case.max_search_rows, use_case.seed)
-    cuts = thresholds.chosen(use_case, train.names, train.x[rows], y, scores)
+    seen = train.x[drawn(train, use_case.max_search_rows, use_case.seed)]
+    cuts = thresholds.chosen(use_case, train.names, seen, y, scores)
     fitted = model.fit(train.x, train.y)
     features = export.preprocessing(fitted, train.names, use_case.log_features)
     data = export.to_onnx(fitted, train.names, sum(f.width for f in features))
@@ -143,7 +158,7 @@ def fit(use_case: UseCase, train: Table, trial: Trial, draft: Manifest) -> tuple
         thresholds=cuts if len(cuts) > 1 else (),
         estimator=trial.estimator,
     )
-    return fitted, data, Scorer(manifest, data), Unseen(rows=rows, labels=y, scores=scores)
+    return fitted, data, Scorer(manifest, data)
 
 
 def parity(fitted: Pipeline, scorer: Scorer, x: Raw, seed: int) -> float:
