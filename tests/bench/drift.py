@@ -1,4 +1,4 @@
-"""Drift: false alarms, detection, kinds, and the cost of a check of a million rows beside Evidently's preset.
+"""Drift: false alarms, detection, kinds, estimated quality, and the cost of a check of a million rows beside Evidently.
 
 Rates are counted over seeded windows. `BENCH_SEEDS` and `BENCH_DRIFT_ROWS` make a quick run smaller; their figures are
 then those of fewer seeds or rows, and say so. Both sides of the speed read the same table from memory, one after the
