@@ -8,18 +8,31 @@ from flows.steps.monitoring.kinds import BLIND
 from flows.steps.pages import plots
 from flows.steps.pages.page import Badge, Block, Cell, Figure, Table, Text
 
+NAME = "ROC AUC"
 DUMMY = 0.5  # ROC AUC of an answer that is the same for everybody
 EXPLAINED = (
-    "An estimate comes from the scores alone, and its 95 % interval is one for the figure that labels measure later on "
-    "the same rows: it holds the draw of their labels, the error of the recalibration, and how far such estimates were "
-    "off between the cut-offs of the training. "
+    "The 95 % interval of an estimate is one for the figure that labels measure later on the same rows: it holds the "
+    "draw of their labels, the error of the recalibration, and how far such estimates were off between the cut-offs of "
+    "the training. "
 )
 
 
 def figure(points: Sequence[Point]) -> Figure:
     """The picture of the course."""
     alt = "ROC AUC per month and release with intervals: estimated, measured, what the gates promised, and the dummy"
-    return Figure(plots.quality_over_time(points, dummy=DUMMY), alt)
+    return Figure(plots.quality_over_time(points, title(points), metric=NAME, dummy=DUMMY), alt)
+
+
+def title(points: Sequence[Point]) -> str:
+    """What the picture shows, in a line."""
+    within, known = course.kept(points)
+    if known:
+        return f"{within} of {known} estimates held what labels measured"
+    measured = [p.promised is None or p.measured.value >= p.promised for p in points if p.measured is not None]
+    if measured:
+        months = "1 month" if len(measured) == 1 else f"{len(measured)} months"
+        return f"{NAME} reached its promise in {sum(measured)} of {months}"
+    return f"{NAME} as estimated; no labels are in yet"
 
 
 def blocks(points: Sequence[Point]) -> tuple[Block, ...]:

@@ -36,10 +36,12 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     ),
     "importance of nothing": lambda: plots.importance([]),
     "score_histogram": lambda: plots.score_histogram(P, 0.5),
-    "quality_over_time": lambda: plots.quality_over_time(POINTS, 0.5),
-    "quality_over_time of one estimate": lambda: plots.quality_over_time(POINTS[:1], 0.5),
+    "quality_over_time": lambda: plots.quality_over_time(POINTS, "title", metric="ROC AUC", dummy=0.5),
+    "quality_over_time of one estimate": lambda: plots.quality_over_time(
+        POINTS[:1], "title", metric="ROC AUC", dummy=0.7
+    ),
     "quality_over_time of one month": lambda: plots.quality_over_time(
-        (Point(month="1998-01", release="v1", measured=SPAN),), 0.5
+        (Point(month="1998-01", release="v1", measured=SPAN),), "title", metric="ROC AUC", dummy=0.5
     ),
     "drift_bars": lambda: plots.drift_bars(["a", "b"], [0.1, 0.4], 0.2),
     "compare_bins": lambda: plots.compare_bins("a", [1.0, 2.0], [0.2, 0.3, 0.5], [0.1, 0.1, 0.8]),
