@@ -32,9 +32,10 @@ from flows.steps.monitoring import (
     triggers,
     windows,
 )
+from flows.steps.monitoring.course import Point, course
 from flows.steps.pages import page, plots
 from flows.steps.pages import report as drift_report
-from flows.stores import answers, bentos, history, profiles, transaction, verdicts
+from flows.stores import answers, bentos, history, profiles, promises, transaction, verdicts
 from flows.usecases.spec import UseCase
 
 WINDOW = timedelta(days=31)
@@ -42,11 +43,12 @@ WINDOW = timedelta(days=31)
 
 @dataclass(frozen=True, kw_only=True)
 class Standard:
-    """What a release is compared with: reference and calibration, and the quality that its held-out rows promised."""
+    """What a release is compared with: reference and calibration, what its scores mean, and the quality it promised."""
 
     reference: str
     known: calibration.Calibration | None
     quality: estimates.Quality | None
+    promise: kinds.Promise | None
     measured: kinds.Level | None
 
 
@@ -91,14 +93,16 @@ def judge(keys: list[str], standard: Standard, name: str, folder: Path, earlier:
     verdict = drift.persistent(drift.compare(then, now.sketches, rules, standard.known), earlier)
     estimated = None
     if standard.quality is not None:
-        found, promise = estimates.estimate(standard.quality, now.scores), standard.quality.promise
-        estimated = kinds.level("estimated", found, promise.get(kinds.METRIC, {}).get("value"))
+        found = estimates.estimate(standard.quality, now.scores, repeats=now.repeats)
+        estimated = kinds.level("estimated", found, standard.promise)
     signs = signatures.find(then, now.sketches, now.copies, rules)
     return Checked(window=now, verdict=verdict, judgement=kinds.judge(verdict, signs, estimated, standard.measured))
 
 
 @task(cache_policy=NO_CACHE)
-def report(checked: Checked, standard: Standard, path: Path, context: dict[str, Any]) -> Path:
+def report(
+    checked: Checked, standard: Standard, path: Path, context: dict[str, Any], points: tuple[Point, ...]
+) -> Path:
     """The report's page, one picture per column."""
     verdict = checked.verdict
     then = {s.name: s for s in sketches.from_json(standard.reference)}
@@ -114,7 +118,7 @@ def report(checked: Checked, standard: Standard, path: Path, context: dict[str, 
                 s.name, s.categories or s.edges, [c / old for c in then[s.name].counts], [c / new for c in s.counts]
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = drift_report.drift_page(verdict, checked.judgement, figures, context, standard.known)
+    made = drift_report.drift_page(verdict, checked.judgement, figures, context, standard.known, points=points)
     replace(path, page.render(made).encode())
     return path
 
@@ -145,12 +149,14 @@ def check_drift(
     checked = judge(keys, standard, use_case, home / "profiles" / use_case, [bool(v["drifted"]) for v in earlier])
     result = _result(case, release, (start, end), checked, keys, earlier)
     lines = history.read(home, use_case)
+    result["promised"] = str(standard.promise) if standard.promise else ""
     result["severity"] = triggers.severity(result["kind"], checked.judgement.levels, case.retraining)
     cause = triggers.Cause(trigger="drift", severity=result["severity"], kind=result["kind"])
     result["waits"] = policy.held(lines, end, cause, case.retraining, case.drift.cooldown_days)
     result["unfollowed"] = policy.unfollowed(lines, datetime.now(UTC), case.retraining.notice_minutes)
     stem = verdicts.stem(home, use_case, release, start, end)
-    html = report(checked, standard, stem.with_suffix(".html"), _context(case, result))
+    points = course([*verdicts.until(home, use_case, end), result], verdicts.feedback(home, use_case))
+    html = report(checked, standard, stem.with_suffix(".html"), _context(case, result), points)
     result |= {"report": str(html)}
     result |= alarms.announce(result, stem.with_suffix(".json"), end, home, emit=emit)
     markdown = f"{result['why']}\n\n{result['unfollowed'] or ''}\n\n{drift.as_markdown(checked.verdict)}"
@@ -200,6 +206,7 @@ def _context(case: UseCase, result: dict[str, Any]) -> dict[str, Any]:
         "release": result["release"],
         "from": f"{datetime.fromisoformat(result['since']):%Y-%m-%d %H:%M}",
         "until": f"{datetime.fromisoformat(result['until']):%Y-%m-%d %H:%M} UTC",
+        "promised": result["promised"] or "nothing was measured",
         "training": asked if result["asks"] else "not asked for",
         **({"automation": result["unfollowed"]} if result["unfollowed"] else {}),
         "next": f"bentoflow train --use-case {case.name}" if result["asks"] else "",
@@ -209,14 +216,15 @@ def _context(case: UseCase, result: dict[str, Any]) -> dict[str, Any]:
 def _standard(use_case: str, release: str, home: Path) -> Standard:
     """What was kept with the release; one of before calibrations were kept is calibrated at the check."""
     folder = bentos.model_folder(release)
-    promised = manifest.load(folder).metrics.get(kinds.METRIC)
+    promise = promises.promised(release)
     known, quality = folder / calibration.FILE, folder / estimates.FILE
     month = verdicts.measured(home, use_case, release)
     return Standard(
         reference=(folder / manifest.REFERENCE).read_text(),
         known=calibration.from_json(known.read_text()) if known.exists() else None,
         quality=estimates.from_json(quality.read_text()) if quality.exists() else None,
-        measured=kinds.level("measured", month, promised),
+        promise=promise,
+        measured=kinds.level("measured", month, promise),
     )
 
 

@@ -1,7 +1,6 @@
 """feedback: labels that arrive later, joined to the journal; live quality per month once enough are in."""
 
 import json
-import math
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,26 @@ from prefect.cache_policies import NO_CACHE
 from bentos.runtime import journal
 from bentos.runtime.home import replace
 from bentos.runtime.rollouts import rollout
-from bentos.runtime.scoring import manifest
 from flows import usecases
 from flows.alerts import outbox
+from flows.errors import StoreError
 from flows.retraining import degradation
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps.data import cohorts, quarantine
+from flows.steps.monitoring import kinds
+from flows.steps.monitoring.course import course
 from flows.steps.pages import live, page
 from flows.steps.training import metrics
-from flows.stores import answers, bentos, history, prepared, registry, tables, transaction
+from flows.stores import answers, history, prepared, promises, registry, tables, transaction
 from flows.stores import labels as label_store
+from flows.stores import verdicts as kept
 from flows.usecases.spec import UseCase
 
 RANKED = ("roc_auc", "average_precision", "brier_skill", "calibration_error")
 DECIDED = ("accuracy", "precision", "recall")
 MIN_LABELS = 200
+NEARLY = 0.95  # of a window's answers must have their label before the window is measured
 
 
 def from_events(name: str, frame: pd.DataFrame, snapshot: str, as_of: pd.Timestamp, home: Path) -> pd.DataFrame:
@@ -128,6 +131,19 @@ def measure(month: str, labelled: pd.DataFrame, name: str, min_labels: int) -> d
     }
 
 
+def measured_window(verdict: dict[str, Any], answered: pd.DataFrame, labelled: pd.DataFrame) -> dict[str, Any] | None:
+    """ROC AUC on the very rows of a drift check's window; None until nearly all of them have their label."""
+    start, end = (cohorts.utc(pd.Timestamp(verdict[name])) for name in ("since", "until"))
+    asked, rows = (
+        frame[(frame["release"] == verdict["release"]) & (frame["time"] >= start) & (frame["time"] < end)]
+        for frame in (answered, labelled)
+    )
+    if len(rows) < NEARLY * len(asked) or len(rows) == 0 or rows["label"].nunique() < 2:
+        return None
+    found = metrics.classification(rows["label"].to_numpy(), rows["score"].to_numpy(), 0.5)[kinds.METRIC]
+    return {**{name: verdict[name] for name in ("release", "since", "until")}, "labels": len(rows), kinds.METRIC: found}
+
+
 @flow(name="feedback", task_runner=task_runner(), **outbox.hooks())
 def feedback(
     use_case: str = "churn",
@@ -164,6 +180,8 @@ def feedback(
         "months": measured.get(rollout.CHAMPION, []),
         "canaries": {arm: months for arm, months in measured.items() if arm != rollout.CHAMPION},
     }
+    verdicts = kept.until(home, use_case, moment.to_pydatetime())
+    result["windows"] = [w for v in verdicts if (w := measured_window(v, everything, labelled))]
     result["degraded"] = degradation.announce(case, result["months"], moment.to_pydatetime(), home)
     replace(home / "feedback" / f"{use_case}.json", json.dumps(result, indent=1).encode())
     with registry.run(registry.connect(use_case, home), f"feedback {moment.date()}", tags={"kind": "feedback"}):
@@ -180,9 +198,8 @@ def feedback(
         degraded=(result["degraded"] or {}).get("severity"),
         months={m["month"]: round(m["roc_auc"]["value"], 4) for m in result["months"]},
     )
-    html = live.page(
-        case.title, result, promise(transaction.champion_release(home, use_case)), horizon_days=case.horizon_days
-    )
+    promise, points = promises.promised(transaction.champion_release(home, use_case)), course(verdicts, result)
+    html = live.page(case.title, result, promise, horizon_days=case.horizon_days, points=points)
     replace(home / "reports" / use_case / f"feedback-{moment:%Y-%m-%d}.html", page.render(html).encode())
     create_markdown_artifact(key=f"{use_case}-feedback", markdown=live.as_markdown(case.title, result))
     log.info("%d of %d answers have a mature label, %d in quarantine", known, len(everything), int(broken.sum()))
@@ -193,12 +210,16 @@ def _months(labelled: pd.DataFrame, use_case: str, min_labels: int) -> list[dict
     """Each month of one arm's labelled answers that has enough of them."""
     months = sorted(labelled["time"].dt.strftime("%Y-%m").unique())
     measured = measure.map(months, unmapped(labelled), unmapped(use_case), unmapped(min_labels)).result()
-    return [month for month in measured if month]
+    return [{**month, "promised": _promised(month["releases"])} for month in measured if month]
 
 
-def promise(release: str | None, metric: str = "roc_auc") -> float:
-    """What the gate measured for the release in charge; NaN without one."""
-    return manifest.load(bentos.model_folder(release)).metrics.get(metric, math.nan) if release else math.nan
+def _promised(releases: list[str]) -> float | None:
+    """What the month's release promised; None where several answered, or it is no longer stored."""
+    try:
+        found = promises.promised(releases[0]) if len(releases) == 1 else None
+    except StoreError:
+        return None
+    return found.value if found else None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """train: cohorts, point-in-time join, search, fit, export, gates, MLflow version with its verdict."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -67,9 +67,10 @@ def build(
     """Fit, export, score beside champion and dummy."""
     fitted, model, scorer = candidates.fit(case, train, found.chosen, draft)
     moment = cohorts.utc(draft.as_of)
-    return candidates.evaluate(
+    built = candidates.evaluate(
         case, fitted, model, scorer, train=train, test=test, as_of=moment, rival=rival, left_out=left_out
     )
+    return replace(built, unseen=candidates.unseen(fitted, train, case.max_search_rows, case.seed))
 
 
 @task(cache_policy=NO_CACHE)

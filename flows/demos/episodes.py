@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pandas as pd
 
-from bentos.runtime.scoring import manifest
 from flows import usecases
 from flows.check_drift import check_drift
 from flows.demos.story import Story, drill
@@ -22,10 +21,11 @@ from flows.feedback import feedback
 from flows.prepare import prepare
 from flows.release import release
 from flows.settings import Settings
+from flows.steps.monitoring.course import course
 from flows.steps.pages import drift_story, live
 from flows.steps.pages import page as pages
 from flows.steps.pages.page import Badge, Facts, Figure, Gallery, Links, Page, Section, Table, Text, Timeline
-from flows.stores import bentos, history, registry, tables
+from flows.stores import bentos, history, promises, registry, tables
 from flows.targets import local
 from flows.train import train
 
@@ -202,7 +202,12 @@ def page(chosen: Settings, story: Story) -> Path:
     facts, home = story.facts, chosen.home
     first = next(line["release"] for line in history.read(home, USE_CASE) if line["action"] == "promoted")
     folder = bentos.model_folder(first)
-    promised = manifest.load(folder).metrics["roc_auc"]
+    live_quality = live.blocks(
+        facts["feedback"]["months"],
+        promises.promised(first),
+        horizon_days=WEEK.days,
+        points=course(facts["drift"], facts["feedback"]),
+    )
     gates = json.loads((folder / "training.json").read_text())["gates"]["results"]
     drift = tuple(
         (c["day"], c["rows"], Badge(c["kind"], drift_story.KINDS[c["kind"]]), ", ".join(c["drifted"]) or "–", c["why"])
@@ -212,7 +217,7 @@ def page(chosen: Settings, story: Story) -> Path:
     retraining, refused, answer = facts["retrained"], facts["drill"], facts["explained"]
     sections = (
         Section("What happened", "story", (Timeline(tuple(story.events)),)),
-        Section("Live quality", "live", live.blocks(facts["feedback"]["months"], promised, horizon_days=WEEK.days)),
+        Section("Live quality", "live", live_quality),
         Section("The gates", "gates", (Table(("Gate", "Why"), tuple((g["name"], g["reason"]) for g in gates)),)),
         Section("Pictures", "pictures", (Gallery(tuple(Figure(png, name) for name, png in pictures.items())),)),
         Section(

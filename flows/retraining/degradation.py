@@ -9,10 +9,9 @@ from uuid import NAMESPACE_URL, uuid5
 
 from prefect.events import emit_event
 
-from bentos.runtime.scoring import manifest
 from flows.steps.monitoring import kinds, policy, triggers
 from flows.steps.monitoring.kinds import Level
-from flows.stores import bentos, history, transaction, verdicts
+from flows.stores import history, promises, transaction, verdicts
 from flows.usecases.spec import UseCase
 
 EVENT = "bentoflow.quality.degraded"  # asks for a training
@@ -28,8 +27,7 @@ def announce(case: UseCase, months: list[dict[str, Any]], at: datetime, home: Pa
     if release is None:
         return None
     month = verdicts.newest(months, release)
-    promised = manifest.load(bentos.model_folder(release)).metrics.get(kinds.METRIC)
-    level = kinds.level("measured", month, promised)
+    level = kinds.level("measured", month, promises.promised(release))
     severity = triggers.degraded(level, case.retraining)
     if level is None or severity is None:
         return None

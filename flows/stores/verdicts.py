@@ -16,16 +16,28 @@ def stem(home: Path, use_case: str, release: str, start: datetime, end: datetime
 
 def before(home: Path, use_case: str, release: str, end: datetime) -> list[dict[str, Any]]:
     """The newest verdicts on a release's windows that ended before a moment, the newest last."""
-    folder = home / "reports" / use_case
-    found = [json.loads(path.read_text()) for path in folder.glob(f"drift-*-{release.split(':')[-1]}.json")]
-    earlier = [v for v in found if v["rows"] and datetime.fromisoformat(v["until"]) < end]
-    return sorted(earlier, key=lambda v: datetime.fromisoformat(v["until"]))[-KEPT:]
+    return [v for v in until(home, use_case, end, f"drift-*-{release.split(':')[-1]}.json") if _ended(v) < end][-KEPT:]
+
+
+def until(home: Path, use_case: str, end: datetime, pattern: str = "drift-*.json") -> list[dict[str, Any]]:
+    """The verdicts on windows with answers, of every release, that ended by a moment, the newest last."""
+    found = [json.loads(path.read_text()) for path in (home / "reports" / use_case).glob(pattern)]
+    return sorted((v for v in found if v["rows"] and _ended(v) <= end), key=_ended)
+
+
+def _ended(verdict: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(verdict["until"])
+
+
+def feedback(home: Path, use_case: str) -> dict[str, Any]:
+    """What labels measured last: `months` and `windows`; {} before the first time."""
+    path = home / "feedback" / f"{use_case}.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def measured(home: Path, use_case: str, release: str) -> dict[str, Any]:
     """The newest month of live quality that is this release's alone: metrics with value, low, high; {} if none."""
-    path = home / "feedback" / f"{use_case}.json"
-    return newest(json.loads(path.read_text())["months"] if path.exists() else [], release)
+    return newest(feedback(home, use_case).get("months", []), release)
 
 
 def newest(months: list[dict[str, Any]], release: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Drift: false alarms, detection, kinds, and the cost of a check of a million rows beside Evidently's preset.
+"""Drift: false alarms, detection, kinds, estimated quality, and the cost of a check of a million rows beside Evidently.
 
 Rates are counted over seeded windows. `BENCH_SEEDS` and `BENCH_DRIFT_ROWS` make a quick run smaller; their figures are
 then those of fewer seeds or rows, and say so. Both sides of the speed read the same table from memory, one after the
@@ -25,7 +25,7 @@ from flows.steps.monitoring import calibration, drift, sketches, windows
 from flows.stores import profiles
 from tests.bench.figures import Figure, plain, ratio
 from tests.bench.serving.peers import own_venv
-from tests.flows.steps import scenarios, simulation
+from tests.flows.steps import quality_windows, scenarios, simulation
 
 SEEDS = int(os.environ.get("BENCH_SEEDS", str(simulation.SEEDS)))
 ROWS = int(os.environ.get("BENCH_DRIFT_ROWS", "1000000"))
@@ -44,7 +44,7 @@ print("seconds", time.perf_counter() - began)
 
 def run() -> list[Figure]:
     """Every figure of drift; the baselines of the false alarms and the confusion of kinds are printed."""
-    return [*_alarms(), _detections(), _kinds(), *_cost()]
+    return [*_alarms(), _detections(), _kinds(), *_estimates(), *_cost()]
 
 
 def _alarms() -> list[Figure]:
@@ -110,6 +110,23 @@ def _kinds() -> Figure:
     right = pd.Series({name: float(row.get(kind, 0)) / row.sum() for (name, kind), row in table.iterrows()})
     print(f"\nconfusion of kinds, seeds per scenario {int(table.iloc[0].sum())}:\n{table.to_string()}\n")
     return Figure("drift.kind_accuracy", float(right.mean()), "share", None, (float(right.min()), float(right.max())))
+
+
+def _estimates() -> list[Figure]:
+    """Share of windows without concept drift whose measured quality is within the estimate's stated interval of 95 %.
+
+    The spread is that of the worlds; the width is beside that of an interval which knows how far the errors spread.
+    """
+    worlds = quality_windows.coverage(range(max(1, SEEDS // 4)))
+    by_world = worlds.groupby("world")[["inside", "excess"]].mean()
+    by_size = worlds.groupby(["rows", "metric"])[["inside", "width", "excess"]].mean()
+    print(f"\nestimated quality, {int(worlds['windows'].sum())} figures of windows:\n{by_size.round(3).to_string()}")
+    print(f"\n{by_world.round(3).to_string()}\n", flush=True)
+    found = {name: (float(by_world[name].min()), float(by_world[name].max())) for name in by_world}
+    return [
+        Figure("drift.estimate_coverage", float(worlds["inside"].mean()), "share", 0.95, found["inside"]),
+        Figure("drift.estimate_width", float(worlds["excess"].mean()), "x", 1.0, found["excess"]),
+    ]
 
 
 def million(seed: int, rows: int, shift: float = 0.0) -> pd.DataFrame:

@@ -40,6 +40,7 @@ def events(drawn: list[dict[str, Any]], picture: bytes, monkeypatch: pytest.Monk
     """As `drawn`, with the same picture everywhere in the reports, since drawing takes most of the time."""
     monkeypatch.setattr(plots, "compare_bins", lambda *args: picture)
     monkeypatch.setattr(plots, "drift_bars", lambda *args: picture)
+    monkeypatch.setattr(plots, "quality_over_time", lambda *args, **more: picture)
     return drawn
 
 

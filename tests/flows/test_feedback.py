@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from flows.check_drift import check_drift
 from flows.errors import ContractError
 from flows.feedback import feedback, groups
+from flows.steps.monitoring import kinds
 from flows.stores import history, registry, tables
 from flows.stores import labels as label_store
 from flows.stores import prepared as pointer
@@ -20,6 +22,7 @@ from flows.usecases import churn
 from tests.flows.conftest import AS_OF, Bases, answers_of, champion, journalled
 
 MATURE = (datetime(1997, 8, 1, tzinfo=UTC), datetime(1997, 9, 1, tzinfo=UTC))
+DAY = timedelta(days=1)
 IMMATURE = datetime(1997, 12, 1, tzinfo=UTC)
 
 
@@ -70,6 +73,43 @@ def test_live_quality_is_kept_in_file_history_and_mlflow(released: Path, bases: 
     assert history.read(released, "churn")[-1]["months"] == {"1997-08": round(value, 4)}
     runs = registry.client().search_runs([registry.connect("churn", released)], "tags.kind = 'feedback'")
     assert runs[0].data.metrics["live_1997-08_roc_auc"] == pytest.approx(value)
+
+
+def test_estimates_stand_beside_what_labels_measured_on_the_same_rows(released: Path, bases: Bases) -> None:
+    """A checked window is measured on its own rows once they are labelled; both pages show it beside its estimate."""
+    records = answered(released, bases, MATURE[0], 900)
+    answered(released, bases, IMMATURE, 900)
+    checks = [check_drift("churn", since=m - DAY, until=m + DAY, emit=False) for m in (MATURE[0], IMMATURE)]
+    found = feedback("churn", AS_OF)
+    (window,) = found["windows"]
+    assert (window["since"], window["labels"]) == (checks[0]["since"], 900)
+    assert window["roc_auc"] == pytest.approx(found["months"][0]["roc_auc"]["value"])
+    promised = bases.train["metrics"]["roc_auc"]
+    said = f"ROC AUC {promised['value']:.3f} ({promised['low']:.3f} to {promised['high']:.3f}), measured by the gates"
+    assert all(check["promised"].startswith(said) for check in checks)
+    assert {found["months"][0]["promised"], *(check["quality"]["estimated"]["promised"] for check in checks)} == {
+        promised["value"]
+    }
+    estimated = checks[0]["quality"]["estimated"]
+    inside = estimated["low"] <= window["roc_auc"] <= estimated["high"]
+    again = check_drift("churn", since=MATURE[0] - DAY, until=MATURE[0] + DAY, emit=False)
+    for path in (released / "reports" / "churn" / f"feedback-{AS_OF:%Y-%m-%d}.html", Path(again["report"])):
+        html = path.read_text()
+        assert said in html
+        assert f"interval: {int(inside)} of 1 windows with labels" in html
+        assert kinds.BLIND in html
+    assert len(records) == 900
+
+
+def test_a_window_is_measured_when_nearly_all_of_it_is_labelled(released: Path, bases: Bases, tmp_path: Path) -> None:
+    """Labels for nine in ten of a window's answers say nothing of the window yet; for all but twenty they do."""
+    records = answered(released, bases, MATURE[0], 600)
+    check_drift("churn", since=MATURE[0] - DAY, until=MATURE[0] + DAY, emit=False)
+    rng = np.random.default_rng(1)
+    labels = pd.DataFrame({"request_id": [r["request_id"] for r in records], "label": rng.integers(0, 2, 600)})
+    for few, windows in ((540, 0), (580, 1)):
+        labels.head(few).to_parquet(tmp_path / "labels.parquet")
+        assert len(feedback("churn", AS_OF, labels=str(tmp_path / "labels.parquet"))["windows"]) == windows
 
 
 def test_labels_by_request_id_from_a_table(released: Path, bases: Bases, tmp_path: Path) -> None:

@@ -14,8 +14,22 @@ BLIND = "Estimates come from the scores alone: a changed relation between inputs
 
 
 @dataclass(frozen=True, kw_only=True)
+class Promise:
+    """ROC AUC that the gates measured for a release on the rows held out `since` a date: windows are held to it."""
+
+    value: float
+    low: float
+    high: float
+    since: str
+
+    def __str__(self) -> str:
+        interval = f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"ROC AUC {interval}, measured by the gates on the rows held out from {self.since} on"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Level:
-    """ROC AUC of a window beside what was promised on held-out rows; `how` it is known."""
+    """ROC AUC of a window beside the value of the release's promise; `how` it is known."""
 
     how: Literal["estimated", "measured"]
     value: float
@@ -41,11 +55,11 @@ class Judgement:
     levels: tuple[Level, ...] = ()
 
 
-def level(how: Literal["estimated", "measured"], found: Mapping[str, Any], promised: Any) -> Level | None:
-    """The window's level from `{metric: {value, low, high}}` and the promised value; None where either is unknown."""
-    if METRIC not in found or promised is None:
+def level(how: Literal["estimated", "measured"], found: Mapping[str, Any], promise: Promise | None) -> Level | None:
+    """The window's level from `{metric: {value, low, high}}` and the promise; None where either is unknown."""
+    if METRIC not in found or promise is None:
         return None
-    return Level(how=how, promised=float(promised), **{k: float(found[METRIC][k]) for k in ("value", "low", "high")})
+    return Level(how=how, promised=promise.value, **{k: float(found[METRIC][k]) for k in ("value", "low", "high")})
 
 
 def judge(

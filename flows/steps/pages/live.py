@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.steps.pages import plots
-from flows.steps.pages.page import Badge, Block, Cell, Figure, Page, Section, Table, Text
+from flows.steps.monitoring.course import Point, course
+from flows.steps.monitoring.kinds import Promise
+from flows.steps.pages import quality_story
+from flows.steps.pages.page import Badge, Block, Cell, Page, Section, Table, Text
 
 Month = Mapping[str, Any]
 
@@ -14,19 +16,16 @@ def interval(found: Mapping[str, float]) -> str:
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
-def blocks(months: Sequence[Month], promised: float, *, horizon_days: int) -> tuple[Block, ...]:
-    """Figure and table of ROC AUC per month beside `promised`, what the gate measured, and the dummy's 0.5."""
+def blocks(
+    months: Sequence[Month], promise: Promise | None, *, horizon_days: int, points: Sequence[Point] = ()
+) -> tuple[Block, ...]:
+    """The course of quality, and the months' metrics beside what the gates promised and the dummy's 0.5.
+
+    `points` are the course's where estimates are known too; without them it is that of the months alone.
+    """
     if not months:
-        return (Text("No month had enough mature labels."),)
-    auc = [m["roc_auc"] for m in months]
-    figure = plots.monthly_quality(
-        [m["month"] for m in months],
-        [a["value"] for a in auc],
-        [a["low"] for a in auc],
-        [a["high"] for a in auc],
-        promised=promised,
-        dummy=0.5,
-    )
+        return (Text("No month had enough mature labels."), *quality_story.blocks(points))
+    over_time = quality_story.blocks(points) if points else (quality_story.figure(course((), {"months": months})),)
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             m["month"],
@@ -40,9 +39,10 @@ def blocks(months: Sequence[Month], promised: float, *, horizon_days: int) -> tu
         for m in months
     )
     headers = ("Month", "Labels", "Positive", "ROC AUC", "Average precision", "Brier skill", "Releases")
-    caption = f"The gate's promise: ROC AUC {promised:.3f}. A dummy that answers the base rate: 0.5, skill 0."
+    said = f"Promised: {promise}. " if promise else ""
+    caption = f"{said}A dummy that answers the base rate: 0.5, skill 0."
     return (
-        Figure(figure, "Live ROC AUC per month with its interval, beside what the gate promised and the dummy"),
+        *over_time,
         Table(headers, rows, caption),
         Text(f"Intervals are bootstrap intervals over entities. A label is mature after {horizon_days} days."),
     )
@@ -57,16 +57,18 @@ def left_out(result: Mapping[str, Any]) -> str:
     return f" {broken['labels']:,} of them were given on broken data and are not measured: {periods}."
 
 
-def page(title: str, result: Mapping[str, Any], promised: float, *, horizon_days: int) -> Page:
+def page(
+    title: str, result: Mapping[str, Any], promise: Promise | None, *, horizon_days: int, points: Sequence[Point] = ()
+) -> Page:
     """The report of a feedback run."""
     months = result["months"]
     worst = min((m["roc_auc"]["value"] for m in months), default=None)
     text = f"{result['labels']:,} of {result['answers']:,} answers have a mature label.{left_out(result)}"
     lead = Badge("Measured" if months else "Too few labels", "good" if months else "warn", text)
-    if worst is not None and worst < promised:
+    if worst is not None and promise is not None and worst < promise.value:
         lead = Badge("Below the promise", "warn", f"{text} The worst month reached ROC AUC {worst:.3f}.")
     canaries = [
-        Section(arm, arm, blocks(found, promised, horizon_days=horizon_days))
+        Section(arm, arm, blocks(found, promise, horizon_days=horizon_days))
         for arm, found in result.get("canaries", {}).items()
         if found
     ]
@@ -74,7 +76,10 @@ def page(title: str, result: Mapping[str, Any], promised: float, *, horizon_days
         title=f"Live quality: {title}",
         subtitle=f"as of {result['as_of'][:10]}",
         lead=(lead,),
-        sections=(Section("By month", "months", blocks(months, promised, horizon_days=horizon_days)), *canaries),
+        sections=(
+            Section("By month", "months", blocks(months, promise, horizon_days=horizon_days, points=points)),
+            *canaries,
+        ),
     )
 
 

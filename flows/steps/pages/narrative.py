@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.steps.monitoring.course import course
+from flows.steps.monitoring.kinds import Promise
 from flows.steps.pages import drift_story, live
 from flows.steps.pages.page import (
     Badge,
@@ -36,8 +38,10 @@ curl -s localhost:3000/predict -H 'content-type: application/json' -d '{{"user_i
 
 def page(facts: Mapping[str, Any], home: Path) -> Page:
     """The whole page; `facts` is what the chapters kept."""
-    promised = facts["first"]["metrics"]["roc_auc"]["value"]
+    measured_first = {k: facts["first"]["metrics"]["roc_auc"][k] for k in ("value", "low", "high")}
+    promise = Promise(**measured_first, since=facts["first"]["test_cutoff"][:10])
     months = facts.get("feedback", {}).get("months", [])
+    points = course(facts["drift"], facts.get("feedback", {}))
     promoted = [r for r in facts.get("retrained", []) if r["verdict"] == "PROMOTE"]
     measured = ", ".join(f"{m['roc_auc']['value']:.3f}" for m in months) or "not measured"
     return Page(
@@ -54,7 +58,11 @@ def page(facts: Mapping[str, Any], home: Path) -> Page:
         ),
         sections=(
             Section("What happened", "story", (Timeline(facts["events"]),)),
-            Section("Live quality, once labels were in", "live", live.blocks(months, promised, horizon_days=90)),
+            Section(
+                "Live quality, once labels were in",
+                "live",
+                live.blocks(months, promise, horizon_days=90, points=points),
+            ),
             Section("The first version and its gates", "gates", _gates(facts)),
             Section("The model in pictures", "pictures", _pictures(facts["pictures"])),
             Section("Drift, month by month", "drift", drift_story.blocks(facts["drift"], home)),

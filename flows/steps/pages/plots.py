@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from flows.steps.monitoring.course import Point
 from flows.steps.training.metrics import Importance, classification
 from flows.steps.training.resampling import BINS, Floats, checked
 
@@ -136,29 +137,31 @@ def score_histogram(scores: ArrayLike, threshold: float) -> bytes:
     return _png(figure)
 
 
-def monthly_quality(
-    months: Sequence[str],
-    values: Sequence[float],
-    lows: Sequence[float],
-    highs: Sequence[float],
-    promised: float,
-    dummy: float,
-    *,
-    metric: str = "ROC AUC",
-) -> bytes:
-    """A metric per month with its interval, beside what the release promised and what the dummy reaches."""
-    kept = sum(value >= promised for value in values)
-    of = "1 month" if len(months) == 1 else f"{len(months)} months"
-    figure, axes = _figure(f"{metric} reached its promise in {kept} of {of}", "month", metric)
-    at = np.arange(len(months))
-    axes.fill_between(at, lows, highs, color=BLUE, alpha=0.2, label="interval")
-    axes.vlines(at, lows, highs, color=BLUE, alpha=0.4, linewidth=4)  # of a single month there is no band
-    axes.plot(at, values, "o-", color=BLUE, label="measured")
-    axes.axhline(promised, color=ORANGE, linestyle="--", label=f"promised {promised:.3g}")
-    axes.axhline(dummy, color=GREY, linestyle=":", label=f"dummy {dummy:.3g}")
-    step = max(1, len(months) // 6)
-    axes.set_xticks(at[::step], [str(month) for month in months][::step], rotation=30, ha="right")
-    axes.legend(fontsize=SMALL, ncols=2)
+def quality_over_time(points: Sequence[Point], title: str, *, metric: str, dummy: float) -> bytes:
+    """A metric per month and release: estimated and measured with intervals, what was promised, a dummy if near."""
+    figure, axes = _figure(title, "month", metric)
+    sides = (("estimated", ORANGE, "s", -0.12), ("measured", BLUE, "o", 0.12))
+    for name, colour, marker, aside in sides:
+        shown = [(at, span) for at, point in enumerate(points) if (span := getattr(point, name)) is not None]
+        if shown:
+            x = [at + aside for at, _ in shown]
+            axes.vlines(x, [s.low for _, s in shown], [s.high for _, s in shown], color=colour, linewidth=1.5)
+            axes.plot(x, [s.value for _, s in shown], marker, color=colour, label=name, markersize=4)
+    promised = [(at, point.promised) for at, point in enumerate(points) if point.promised is not None]
+    if promised:
+        x, y = [at for at, _ in promised], [value for _, value in promised]
+        axes.hlines(y, [at - 0.4 for at in x], [at + 0.4 for at in x], color="black", linestyle="--", label="promised")
+    spans = [span for point in points for span in (point.estimated, point.measured) if span is not None]
+    ends = [*(value for _, value in promised), *(s.low for s in spans), *(s.high for s in spans)]
+    margin = max(0.02, 0.3 * (max(ends, default=0.0) - min(ends, default=0.0)))  # the dummy shows where it is near
+    axes.set_ylim(min(ends, default=0.0) - 1.5 * margin, max(ends, default=1.0) + margin)
+    if axes.get_ylim()[0] < dummy:
+        axes.axhline(dummy, color=GREY, linestyle=":", label=f"dummy {dummy:.3g}")
+    step = max(1, -(-len(points) // 6))
+    labels = [f"{p.month}\n{_short(p.release.split(':')[-1].split('-')[0])}" for p in points]
+    axes.set_xticks(range(len(points))[::step], labels[::step])
+    axes.set_xlim(-0.6, len(points) - 0.4)
+    axes.legend(fontsize=SMALL, ncols=3, loc="lower right")
     return _png(figure)
 
 

@@ -1,10 +1,12 @@
 """The drift report: a verdict and its pictures as a page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flows.steps.monitoring.calibration import Calibration
+from flows.steps.monitoring.course import Point
 from flows.steps.monitoring.drift import ColumnDrift, Verdict
 from flows.steps.monitoring.kinds import BLIND, Judgement
+from flows.steps.pages import quality_story
 from flows.steps.pages.page import Badge, Block, Cell, Code, Facts, Figure, Gallery, Kind, Page, Section, Table, Text
 
 OVERVIEW = "overview"  # name of the figure that shows all columns
@@ -44,11 +46,13 @@ def drift_page(
     figures: Mapping[str, bytes],
     context: Mapping[str, str],
     known: Calibration | None = None,
+    *,
+    points: Sequence[Point] = (),
 ) -> Page:
     """The drift report: `figures` are PNGs by column name, and `OVERVIEW` for all columns.
 
     `context` names what was compared; its `use case` goes into the title, `next` is the command to run now. `known` is
-    the calibration that was kept with the release, if there was one.
+    the calibration that was kept with the release, if there was one; `points` the course of quality so far.
     """
     label, kind, after = KINDS[judgement.kind]
     facts = {key.replace("_", " "): str(value) for key, value in context.items()}
@@ -74,6 +78,7 @@ def drift_page(
         sections=(
             Section("What was compared", "compared", (Facts(compared),)),
             Section("Quality", "quality", _quality(judgement, rules.max_quality_loss)),
+            *([Section("Quality over time", "course", quality_story.blocks(points))] if points else []),
             Section("Columns", "columns", (Text(why(verdict)), *overview, _table(verdict), Text(LEGEND))),
             Section("False alarms", "alarms", _alarms(verdict, known)),
             Section("What happens next", "next", (Text(after), *([Code(command)] if command else []))),

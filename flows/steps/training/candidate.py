@@ -80,6 +80,15 @@ class Rival:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unseen:
+    """Training rows with scores of models that had not seen them: `rows` int64[n] are their positions in the table."""
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    scores: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A fitted pipeline, its exported scorer and what the gates and the model card say about it."""
 
@@ -93,6 +102,7 @@ class Candidate:
     dummy: dict[str, float]
     slices: list[dict[str, Any]]
     importance: list[Any]
+    unseen: Unseen | None = None
 
 
 def mislabelled(data: Table, seed: int) -> Table:
@@ -115,6 +125,21 @@ def out_of_fold(
     for train, test in GroupKFold(n_splits=folds).split(x, y, groups):
         scores[test] = clone(model).fit(x[train], y[train]).predict_proba(x[test])[:, 1]
     return y, scores
+
+
+def unseen(model: Pipeline, data: Table, max_rows: int, seed: int) -> Unseen | None:
+    """Scores of rows of one half of the entities by a model of at most so many rows of the other; None of one class.
+
+    Ten times as many rows are scored as fitted, at most: scoring is cheap, and what is told from it needs many.
+    """
+    entities = np.random.default_rng(seed).permutation(np.unique(data.entities))
+    order = drawn(data, len(data.y), seed)
+    mine = np.isin(data.entities[order], entities[: len(entities) // 2])
+    learned, rest = order[mine][:max_rows], order[~mine][: 10 * max_rows]
+    if len(np.unique(data.y[learned])) < 2:
+        return None
+    fitted = clone(model).fit(data.x[learned], data.y[learned])
+    return Unseen(rows=rest, labels=data.y[rest], scores=fitted.predict_proba(data.x[rest])[:, 1])
 
 
 def fit(use_case: UseCase, train: Table, trial: Trial, draft: Manifest) -> tuple[Pipeline, bytes, Scorer]:

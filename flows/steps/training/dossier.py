@@ -10,7 +10,7 @@ import pandas as pd
 
 from bentos.runtime.scoring.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Manifest, sha256
 from flows.steps.gating import gates
-from flows.steps.monitoring import calibration, estimates, sketches
+from flows.steps.monitoring import calibration, estimates, sketches, transfer
 from flows.steps.pages import plots
 from flows.steps.training import card, probes, search
 from flows.steps.training.candidate import Candidate, Table
@@ -73,6 +73,20 @@ def reference_frame(outcome: Outcome) -> pd.DataFrame:
     return outcome.test.frame().assign(score=outcome.built.test_scores)
 
 
+def promised_quality(outcome: Outcome) -> estimates.Quality | None:
+    """What the labelled rows say of the scores of windows to come; None where the held-out ones are of one class."""
+    built, train, test = outcome.built, outcome.train, outcome.test
+    threshold, entities = built.scorer.manifest.threshold, test.entities
+    quality = estimates.recalibrate(test.y, built.test_scores, threshold, entities)
+    if quality is None:
+        return None
+    held_out, rising = transfer.Cohort(test.y, built.test_scores, entities), []
+    if (unseen := built.unseen) is not None:
+        earlier = transfer.Cohort(unseen.labels, unseen.scores, train.entities[unseen.rows])
+        rising = transfer.cohorts(earlier, train.times[unseen.rows])
+    return transfer.widened(quality, [*rising, held_out])
+
+
 def training_facts(outcome: Outcome) -> dict[str, Any]:
     """Everything that explains the version or trains it again."""
     built, found = outcome.built, outcome.found
@@ -102,7 +116,7 @@ def write(folder: Path, outcome: Outcome, *, profile: bytes) -> Manifest:
     (folder / REFERENCE_PROFILE).write_bytes(profile)
     known = calibration.calibrate(reference, outcome.case.drift, seed=outcome.case.seed)
     (folder / calibration.FILE).write_text(calibration.to_json(known))
-    if quality := estimates.recalibrate(test.y, built.test_scores, built.scorer.manifest.threshold):
+    if quality := promised_quality(outcome):
         (folder / estimates.FILE).write_text(estimates.to_json(quality))
     (folder / TRAINING).write_text(json.dumps(training_facts(outcome), default=str))
     predictions = {"entity": test.entities, "time": test.times, "label": test.y, "score": built.test_scores}

@@ -138,7 +138,8 @@ def judged(scenario: Scenario, seed: int) -> kinds.Judgement:
     now = windows.count(answers, then)
     known = calibration.calibrate(then, RULES, sizes=(len(answers),), check=False)
     verdict = drift.compare(then, now.sketches, RULES, known)
-    promised = quality.promise["roc_auc"]["value"]
+    value = estimates.estimate(quality, estimates.count(s))["roc_auc"]["value"]
+    promised = kinds.Promise(value=value, low=value, high=value, since="1998-01-01")
     estimated = kinds.level("estimated", estimates.estimate(quality, now.scores), promised)
     measured = None
     if scenario.labelled:

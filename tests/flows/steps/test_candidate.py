@@ -108,6 +108,13 @@ def test_the_threshold_is_chosen_on_rows_that_the_model_has_not_seen() -> None:
     y, scores = candidate.out_of_fold(learns_by_heart, replace(twice, y=np.tile(chance, 2)), 600, 7)
     assert len(y) == len(scores) == 600
     assert abs(np.corrcoef(y, scores)[0, 1]) < 0.25
+    whole = replace(twice, y=np.tile(chance, 2))
+    found = candidate.unseen(learns_by_heart, whole, 200, 7)
+    assert found is not None
+    assert np.array_equal(found.labels, whole.y[found.rows])
+    assert (len(found.rows), len(np.unique(whole.entities[found.rows]))) == (300, 150)
+    assert abs(np.corrcoef(found.labels, found.scores)[0, 1]) < 0.25
+    assert candidate.unseen(learns_by_heart, replace(whole, y=np.zeros_like(whole.y)), 200, 7) is None
 
 
 def test_fit_fills_the_manifest() -> None:

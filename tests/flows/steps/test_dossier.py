@@ -12,7 +12,7 @@ from bentos.runtime.scoring import manifest
 from bentos.runtime.scoring.release import check_golden
 from bentos.runtime.scoring.scorer import Scorer
 from flows.steps.gating import gates
-from flows.steps.monitoring import sketches
+from flows.steps.monitoring import estimates, sketches
 from flows.steps.training import candidate, dossier, search
 from flows.steps.training.dossier import Outcome
 from tests.flows.steps.test_candidate import AS_OF, CASE, LOGISTIC, TEST, TRAIN, built
@@ -95,6 +95,22 @@ def test_the_reference_is_what_was_held_out(folder: Path) -> None:
     frame = TEST.frame().assign(score=built().scorer.score(TEST.x))
     assert sketches.bin_counts(frame, reference) == reference
     assert [s.name for s in reference] == [*TEST.names, "score"]
+
+
+def test_the_estimate_of_the_held_out_rows_is_what_the_gates_measured(folder: Path) -> None:
+    """What scores promise of themselves agrees with the measured promise; earlier cut-offs say how far to trust it."""
+    quality = estimates.from_json((folder / estimates.FILE).read_text())
+    found = estimates.estimate(quality, estimates.count(built().test_scores))
+    for name in ("roc_auc", "accuracy", "brier"):
+        assert found[name]["value"] == pytest.approx(built().intervals[name].value, abs=0.012), name
+    assert quality.threshold == manifest.load(folder).threshold
+    train = replace(outcome(), built=replace(built(), unseen=candidate.unseen(built().fitted, TRAIN, 600, 7)))
+    made = dossier.promised_quality(train)
+    assert made is not None
+    assert set(made.between) == {"roc_auc", "accuracy", "brier"}
+    assert made.curve == quality.curve
+    one_class = replace(outcome(), test=replace(TEST, y=np.zeros_like(TEST.y)))
+    assert dossier.promised_quality(one_class) is None
 
 
 def test_predictions_and_facts_are_enough_to_train_again(folder: Path) -> None:

@@ -63,4 +63,4 @@ def test_a_fall_within_the_interval_or_the_margin_is_none(level: kinds.Level) ->
 def test_nothing_known_of_quality_is_said() -> None:
     """A release without a held-out quality has benign drift, and the sentence says that quality is unknown."""
     assert "nothing is known of quality" in kinds.judge(verdict("drift"), ()).why
-    assert kinds.level("estimated", {}, 0.8) is None
+    assert kinds.level("estimated", {}, kinds.Promise(value=0.8, low=0.7, high=0.9, since="1998-01-01")) is None

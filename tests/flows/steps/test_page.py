@@ -15,6 +15,7 @@ from flows.steps.pages import page
 from flows.steps.pages import report as drift_report
 from flows.usecases.spec import DriftRules
 from tests import browser
+from tests.flows.steps.test_plots import POINTS
 
 matplotlib.use("Agg")
 
@@ -75,7 +76,7 @@ def report(shift: float = 1.0, rows: int = 2000) -> tuple[drift.Verdict, page.Pa
     verdict = drift.compare(then, sketches.bin_counts(table(rows, shift), then), DriftRules())
     figures = {name: png() for name in (drift_report.OVERVIEW, "recency", "amount", "country")}
     context = {"use case": "churn", "release": "churn:v9", "next": "bentoflow train --use-case churn"}
-    return verdict, drift_report.drift_page(verdict, kinds.judge(verdict, ()), figures, context)
+    return verdict, drift_report.drift_page(verdict, kinds.judge(verdict, ()), figures, context, points=POINTS)
 
 
 def text(html: str) -> str:
@@ -173,12 +174,23 @@ def test_the_drift_report_says_what_why_and_what_next() -> None:
     assert [section.anchor for section in made.sections] == [
         "compared",
         "quality",
+        "course",
         "columns",
         "alarms",
         "next",
         "column-1",
         "stable",
     ]
+
+
+def test_estimated_and_measured_quality_stand_side_by_side() -> None:
+    """Each month has both with their intervals, and whether the one held the other; the blind spot is told."""
+    shown = text(page.render(report()[1]))
+    span = "0.800 (0.750 to 0.850)"
+    for part in (f"1998-01 v1-aa {span} – 0.780 no labels yet", f"1998-02 v2-bb {span} {span} 0.800 within", "outside"):
+        assert part in shown, part
+    assert "Measured within the estimate&#39;s interval: 7 of 8 windows with labels." in shown
+    assert kinds.BLIND in shown
 
 
 @pytest.mark.parametrize(

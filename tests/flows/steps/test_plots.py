@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 from matplotlib import _pylab_helpers
 
+from flows.steps.monitoring.course import Point, Span
 from flows.steps.pages import plots
 from flows.steps.training.metrics import Importance
 
 RNG = np.random.default_rng(0)
 P = np.round(RNG.random(400), 2)
 Y = (RNG.random(400) < P).astype(np.int64)
-MONTHS = [f"1998-{month:02d}" for month in range(1, 10)]
+SPAN = Span(0.8, 0.75, 0.85)
+POINTS = (
+    Point(month="1998-01", release="churn:v1-aa", promised=0.78, estimated=SPAN),
+    *(
+        Point(month=f"1998-{m:02d}", release="churn:v2-bb", promised=0.8, estimated=SPAN, measured=SPAN, inside=m < 9)
+        for m in range(2, 10)
+    ),
+)
 
 PICTURES: dict[str, Callable[[], bytes]] = {
     "confusion": lambda: plots.confusion(Y, P, 0.5),
@@ -28,8 +36,13 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     ),
     "importance of nothing": lambda: plots.importance([]),
     "score_histogram": lambda: plots.score_histogram(P, 0.5),
-    "monthly_quality": lambda: plots.monthly_quality(MONTHS, [0.8] * 9, [0.75] * 9, [0.85] * 9, 0.78, 0.5),
-    "monthly_quality of one month": lambda: plots.monthly_quality(["1998-01"], [0.8], [0.7], [0.9], 0.78, 0.5),
+    "quality_over_time": lambda: plots.quality_over_time(POINTS, "title", metric="ROC AUC", dummy=0.5),
+    "quality_over_time of one estimate": lambda: plots.quality_over_time(
+        POINTS[:1], "title", metric="ROC AUC", dummy=0.7
+    ),
+    "quality_over_time of one month": lambda: plots.quality_over_time(
+        (Point(month="1998-01", release="v1", measured=SPAN),), "title", metric="ROC AUC", dummy=0.5
+    ),
     "drift_bars": lambda: plots.drift_bars(["a", "b"], [0.1, 0.4], 0.2),
     "compare_bins": lambda: plots.compare_bins("a", [1.0, 2.0], [0.2, 0.3, 0.5], [0.1, 0.1, 0.8]),
     "compare_bins of categories": lambda: plots.compare_bins("a", ["x", "y_$1"], [0.2, 0.8], [0.2, 0.8]),

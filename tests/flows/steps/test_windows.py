@@ -50,3 +50,15 @@ def test_what_tells_rows_apart_counts() -> None:
     assert copies.share(windows.count(rows, then).copies) == 0.5
     assert copies.share(windows.count(rows, then, times).copies) == 0
     assert copies.share(()) == 0
+
+
+def test_rows_of_one_entity_are_counted_over_all_parts() -> None:
+    """A row's entity has three rows on average where half of the rows are of one with five; nobody is no entity."""
+    rows, then = frame(20), scenarios.sketches.reference(frame(500, 1))
+    keys = pd.DataFrame(
+        {"entity": ["a"] * 5 + ["b"] * 5 + [str(i) for i in range(8)] + ["None"] * 2, "wall": range(20)}
+    )
+    parts = [windows.count(rows.iloc[a:b], then, keys.iloc[a:b]) for a, b in ((0, 7), (7, 20))]
+    assert windows.merge(parts).repeats == pytest.approx((25 + 25 + 8) / 18)
+    assert windows.count(rows, then).repeats == 1
+    assert windows.from_json(windows.to_json(windows.merge(parts))) == windows.merge(parts)
