@@ -12,22 +12,13 @@ from prefect.cache_policies import NO_CACHE
 
 from bentos.runtime import clock, journal
 from bentos.runtime.home import replace
+from bentos.runtime.monitoring import calibration, drift, signatures, sketches
 from bentos.runtime.scoring import manifest
 from flows import usecases
 from flows.retraining import alarms
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps.monitoring import (
-    calibration,
-    drift,
-    estimates,
-    kinds,
-    policy,
-    signatures,
-    sketches,
-    triggers,
-    windows,
-)
+from flows.steps.monitoring import estimates, kinds, policy, triggers, windows
 from flows.steps.pages import page, plots
 from flows.steps.pages import report as drift_report
 from flows.stores import answers, bentos, history, parts, transaction, verdicts

@@ -23,8 +23,9 @@ import pandas as pd
 
 from bentos.runtime import journal
 from bentos.runtime.home import replace
-from flows.steps.monitoring import sketches, windows
-from flows.steps.monitoring.measures import Sketch
+from bentos.runtime.monitoring import sketches
+from bentos.runtime.monitoring.measures import Sketch
+from flows.steps.monitoring import windows
 from flows.stores import answers, profiles
 
 SEGMENT = ".segment.json"  # what a segment holds: how its parts are found without reading it

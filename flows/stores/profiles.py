@@ -1,7 +1,7 @@
 """Profiles: whylogs summaries of any table, mergeable, as bytes. The only module that knows whylogs.
 
 The metrics are filled column by column instead of through whylogs' logger, whose type mapping needs numpy 1 and whose
-float columns take 15 times as long. Drift is judged on exact counts (flows/steps/monitoring/sketches.py): a profile
+float columns take 15 times as long. Drift is judged on exact counts (bentos/runtime/monitoring/sketches.py): a profile
 answers the questions that nobody thought of when the bins were fixed.
 """
 
@@ -19,10 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.api import types
 
+from bentos.runtime.monitoring.measures import Sketch
+from bentos.runtime.monitoring.sketches import OTHER
 from flows.errors import StoreError
 from flows.steps.monitoring import quantiles
-from flows.steps.monitoring.measures import Sketch
-from flows.steps.monitoring.sketches import OTHER
 
 os.environ.setdefault("WHYLOGS_NO_ANALYTICS", "1")  # read once, at import; its telemetry threads delay the exit
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from flows.steps.monitoring.calibration import Calibration
-from flows.steps.monitoring.drift import ColumnDrift, Verdict
+from bentos.runtime.monitoring.calibration import Calibration
+from bentos.runtime.monitoring.drift import ColumnDrift, Verdict
 from flows.steps.monitoring.kinds import BLIND, Judgement
 from flows.steps.pages.page import Badge, Block, Cell, Code, Facts, Figure, Gallery, Kind, Page, Section, Table, Text
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, roc_auc_score
 
-from flows.steps.monitoring import estimates, grid
+from bentos.runtime.monitoring import grid
+from flows.steps.monitoring import estimates
 
 MEASURED = {"roc_auc": roc_auc_score, "brier": brier_score_loss}
 

@@ -13,8 +13,9 @@ import pytest
 
 from bentos.runtime import journal
 from bentos.runtime.journal import Journal
-from flows.steps.monitoring import sketches, windows
-from flows.steps.monitoring.sketches import OTHER
+from bentos.runtime.monitoring import sketches
+from bentos.runtime.monitoring.sketches import OTHER
+from flows.steps.monitoring import windows
 from flows.stores import answers, parts, profiles
 from flows.stores.parts import Subject
 
