@@ -14,7 +14,7 @@ from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, Validation
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bentos import drain
+from bentos import comparison, drain
 from bentos.hot import HotService, compose, refuse
 from bentos.runtime import metrics
 from bentos.runtime.answers import RowError
@@ -152,6 +152,11 @@ class Answering:
 
     def __init__(self) -> None:
         self.predictor = open_predictor(self.use_case)
+
+    @bentoml.api(route="/drift-check", input_spec=comparison.Table, output_spec=comparison.DriftCheck)
+    async def drift_check(self, body: comparison.Table, /, ctx: bentoml.Context) -> Response:
+        """Compare a table with the reference of the release in charge: read-only; needs the admin token."""
+        return await comparison.check(self.predictor, body.root, ctx)
 
     @bentoml.on_startup
     async def start(self) -> None:

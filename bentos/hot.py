@@ -38,6 +38,7 @@ current_service = bentoml.get_current_service  # once: the package looks every n
 JSON = (b"content-type", b"application/json")
 BODY = f"JSON in UTF-8, at most {MAX_ROWS:,} rows. Of a name that stands twice in an object the last one counts."
 ARROW = STREAM.encode()
+READS = frozenset({"drift_check"})  # admin routes that answer at once
 
 
 class HotService(Service[Any]):
@@ -83,7 +84,7 @@ class HotService(Service[Any]):
         for name, api in self.apis.items():
             if (operation := spec.paths[api.route].post if api.route in spec.paths else None) is None:
                 continue
-            operation["responses"].update(own(admin=not is_prediction(name)))
+            operation["responses"].update(own(admin=not is_prediction(name), begins=name not in READS))
             operation["description"] = f"{operation.get('description', '')}\n\n{BODY}".strip()
         spec.paths["/readyz"].get.responses[503] = {"description": "Why nothing can answer now"}
         if self._row is not None:

@@ -1,7 +1,5 @@
 """check_drift: journal segments to profiles, profiles against the release's standard, kind, report, event."""
 
-import hashlib
-import json
 import logging
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,28 +12,19 @@ from prefect.cache_policies import NO_CACHE
 
 from bentos.runtime import clock, journal
 from bentos.runtime.home import replace
+from bentos.runtime.monitoring import calibration, drift, signatures, sketches
 from bentos.runtime.scoring import manifest
-from bentos.runtime.scoring.manifest import Manifest
 from flows import usecases
 from flows.alerts import outbox
 from flows.retraining import alarms
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps.monitoring import (
-    calibration,
-    drift,
-    estimates,
-    kinds,
-    policy,
-    signatures,
-    sketches,
-    triggers,
-    windows,
-)
+from flows.steps.monitoring import estimates, kinds, policy, triggers, windows
 from flows.steps.monitoring.course import Point, course
 from flows.steps.pages import page, plots
 from flows.steps.pages import report as drift_report
-from flows.stores import answers, bentos, history, profiles, promises, transaction, verdicts
+from flows.stores import answers, bentos, history, parts, promises, transaction, verdicts
+from flows.stores.parts import Subject
 from flows.usecases.spec import UseCase
 
 WINDOW = timedelta(days=31)
@@ -62,34 +51,24 @@ class Checked:
 
 
 @task(cache_policy=NO_CACHE)
-def profile_segment(
-    path: Path, found: Manifest, release: str, reference: str, since: datetime, until: datetime, out: Path
-) -> str | None:
-    """Counts and whylogs profile of one segment's answers in the window: a pure function of its bytes, written once."""
-    records = answers.rows(path, since=since, until=until, release=release)
-    if not records:
-        return None
-    text = json.dumps([r["request_id"] for r in records])
-    key = hashlib.sha256(f"window|{release}|{since}|{until}|{reference}|{text}".encode()).hexdigest()[:24]
-    counted = out / f"{key}.json"
-    if not counted.exists():
-        frame = answers.features_frame(records, found.names, found.categorical)
-        out.mkdir(parents=True, exist_ok=True)
-        replace(out / f"{key}.bin", profiles.profile(frame))
-        counts = windows.count(frame, sketches.from_json(reference), answers.identity_frame(records))
-        replace(counted, windows.to_json(counts).encode())
-    return key
+def profile_segment(path: Path, subject: Subject, since: datetime, until: datetime, out: Path) -> list[str]:
+    """Counts and whylogs profiles of one segment's answers by hour: a pure function of its bytes, written once."""
+    return parts.profile(path, subject, since, until, out)
 
 
 @task(cache_policy=NO_CACHE)
-def judge(keys: list[str], standard: Standard, name: str, folder: Path, earlier: list[bool]) -> Checked:
+def merge_day(names: list[str], folder: Path) -> str:
+    """One part of a day's: written once, and as long as no part is new, read instead of them."""
+    return parts.merged(names, folder)
+
+
+@task(cache_policy=NO_CACHE)
+def judge(names: list[str], standard: Standard, name: str, folder: Path, earlier: list[bool]) -> Checked:
     """Merge the window's parts, compare them with the standard, and say what kind of drift it is."""
     then, rules = sketches.from_json(standard.reference), usecases.load(name).drift
-    parts = [windows.from_json((folder / f"{key}.json").read_text()) for key in keys]
-    now = windows.merge(parts) if parts else windows.count(answers.features_frame([], []), then)
-    if keys:
-        whole = profiles.merge([(folder / f"{key}.bin").read_bytes() for key in keys])
-        replace(folder / "window.bin", whole)
+    now = parts.window_of(names, folder) if names else windows.count(answers.features_frame([], []), then)
+    if names:
+        replace(folder / "window.bin", parts.profile_of(names, folder))
     verdict = drift.persistent(drift.compare(then, now.sketches, rules, standard.known), earlier)
     estimated = None
     if standard.quality is not None:
@@ -146,7 +125,8 @@ def check_drift(
     earlier = verdicts.before(home, use_case, release, end)
     standard = _standard(use_case, release, home)
     keys = _profiled(use_case, release, start, end, standard.reference, home)
-    checked = judge(keys, standard, use_case, home / "profiles" / use_case, [bool(v["drifted"]) for v in earlier])
+    folder = home / "profiles" / use_case
+    checked = judge(_merged(keys, folder), standard, use_case, folder, [bool(v["drifted"]) for v in earlier])
     result = _result(case, release, (start, end), checked, keys, earlier)
     lines = history.read(home, use_case)
     result["promised"] = str(standard.promise) if standard.promise else ""
@@ -159,6 +139,7 @@ def check_drift(
     html = report(checked, standard, stem.with_suffix(".html"), _context(case, result), points)
     result |= {"report": str(html)}
     result |= alarms.announce(result, stem.with_suffix(".json"), end, home, emit=emit)
+    parts.sweep(folder, datetime.now(UTC).timestamp())
     markdown = f"{result['why']}\n\n{result['unfollowed'] or ''}\n\n{drift.as_markdown(checked.verdict)}"
     create_markdown_artifact(key=f"{use_case}-drift", markdown=markdown)
     if result["unfollowed"]:
@@ -229,11 +210,21 @@ def _standard(use_case: str, release: str, home: Path) -> Standard:
 
 
 def _profiled(use_case: str, release: str, start: datetime, end: datetime, reference: str, home: Path) -> list[str]:
-    """Profile every journal segment; the names of the parts that hold answers of the window."""
+    """The names of the parts that hold answers of the window; only segments that hold something new are read."""
     found, out = manifest.load(bentos.model_folder(release)), home / "profiles" / use_case
-    constant = [unmapped(x) for x in (found, release, reference, start, end, out)]
-    done = profile_segment.map(journal.segments(answers.folder(home, use_case)), *constant).result()
-    return sorted(key for key in done if key)
+    subject = Subject(
+        release=release, names=tuple(found.names), categorical=tuple(found.categorical), reference=reference
+    )
+    known = {p: parts.known(p, subject, start, end, out) for p in journal.segments(answers.folder(home, use_case))}
+    unread = [path for path, names in known.items() if names is None]
+    read = profile_segment.map(unread, *[unmapped(x) for x in (subject, start, end, out)]).result() if unread else []
+    return sorted(name for names in (*known.values(), *read) for name in names or [])
+
+
+def _merged(keys: list[str], folder: Path) -> list[str]:
+    """The parts with those of each day but the last, to which most new ones are added, merged to one."""
+    *whole, last = parts.days(keys) or [[]]
+    return [*merge_day.map(whole, unmapped(folder)).result(), *last] if whole else last
 
 
 def utc(moment: datetime) -> datetime:

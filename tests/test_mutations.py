@@ -185,7 +185,7 @@ MUTATIONS = (
     ),
     Mutation(
         "11 chance alone raises no drift alarm",
-        "flows/steps/monitoring/drift.py",
+        "bentos/runtime/monitoring/drift.py",
         (
             ('if values["psi"] - expected > rules.max_psi:', "if True:"),
             ("if TESTS * chance <= limit]", "if chance <= 0.05]"),

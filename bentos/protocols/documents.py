@@ -14,7 +14,8 @@ LIMITS = {
     503: "Nothing can answer now; Retry-After says when to come back",
 }
 WRONG = {400: "The body or a row is not as it must be", 404: "There is no such row or route"}
-ADMIN = {202: "Begun", 401: "Without the admin token"}
+ADMIN = {401: "Without the admin token"}
+BEGUN = {202: "Begun"}
 ROWS = {
     207: "Some rows of a list are answered",
     409: "Stored features are too old",
@@ -60,9 +61,9 @@ def documented(name: str, entity: str) -> dict[str, dict[str, Any]]:
     return paths
 
 
-def own(*, admin: bool) -> dict[int, Any]:
-    """The statuses of a service's own route beside those that BentoML documents."""
-    answers = ADMIN if admin else ROWS
+def own(*, admin: bool, begins: bool = False) -> dict[int, Any]:
+    """The statuses of a service's own route beside BentoML's; one that `begins` something has 202."""
+    answers = (ADMIN | (BEGUN if begins else {})) if admin else ROWS
     return {
         status: {"description": text, "content": {"application/json": {"schema": {} if status < 300 else REFUSED}}}
         for status, text in {**answers, **WRONG, **LIMITS}.items()

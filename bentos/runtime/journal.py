@@ -4,11 +4,11 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import orjson
 
@@ -17,6 +17,13 @@ OPEN = ".open"  # suffix of a segment that a process writes to, or wrote to when
 
 class JournalError(RuntimeError):
     """The journal cannot be written, or a segment is corrupt."""
+
+
+class Mark(NamedTuple):
+    """Bytes of a segment and when it was last written to, in ns: the same as long as nobody touches it."""
+
+    size: int
+    written: int
 
 
 class Journal:
@@ -113,19 +120,38 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     JournalError names file and line of any other line that is not a JSON object.
     """
     with _opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise JournalError(
-                    f"{path}, line {number} is corrupt: {error}; restore the segment or remove "
-                    "the line if you accept to lose that answer"
-                ) from error
-            if not isinstance(record, dict):
-                raise JournalError(f"{path}, line {number} is corrupt: it holds no object but {line[:40]!r}")
-            yield record
+        yield from parse(file, path)
+
+
+def mark(path: Path) -> Mark:
+    """The mark of a segment, of the finished one if it was closed, and so renamed, meanwhile."""
+    with _opened(path) as file:
+        found = os.fstat(file.fileno())
+    return Mark(found.st_size, found.st_mtime_ns)
+
+
+def head(path: Path, size: int) -> bytes:
+    """The whole lines among a segment's first `size` bytes, which stay the same while it grows."""
+    with _opened(path) as file:
+        data = file.read(size)
+    return data[: data.rfind(b"\n") + 1]
+
+
+def parse(lines: Iterable[bytes], path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a segment's lines, as `read` gives them."""
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise JournalError(
+                f"{path}, line {number} is corrupt: {error}; restore the segment or remove "
+                "the line if you accept to lose that answer"
+            ) from error
+        if not isinstance(record, dict):
+            raise JournalError(f"{path}, line {number} is corrupt: it holds no object but {line[:40]!r}")
+        yield record
 
 
 def scan(

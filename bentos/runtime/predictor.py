@@ -132,6 +132,15 @@ class Predictor:
             return False, self.watcher.problem
         return False, f"no release of {self.use_case} is in charge ({self.watcher.path}); run `bentoflow release`"
 
+    def champion(self) -> tuple[Release, Path] | None:
+        """The release in charge and its folder, None without one."""
+        bundle = self.watcher.bundle
+        served = None if bundle is None else bundle.arms.get(CHAMPION)
+        if bundle is None or served is None:
+            return None
+        tag = next(arm.release for arm in bundle.rollout.arms if arm.name == CHAMPION)
+        return served, self._locate(tag)
+
     def health(self) -> dict[str, Any]:
         """Version and release in charge, every arm, time and answers since start, the cache, the rollout's problem."""
         bundle = self.watcher.bundle

@@ -6,11 +6,12 @@ from typing import Any
 import pandas as pd
 
 from bentos.runtime import clock
+from bentos.runtime.monitoring import sketches
 from bentos.runtime.scoring import manifest
 from flows.errors import StoreError
 from flows.steps.data import cohorts, quarantine
 from flows.steps.data.quarantine import Period
-from flows.steps.monitoring import mending, sketches
+from flows.steps.monitoring import mending
 from flows.stores import bentos, features, history, transaction
 from flows.usecases.spec import UseCase
 

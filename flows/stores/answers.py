@@ -23,19 +23,6 @@ def answered(record: dict[str, Any]) -> bool:
     return not record.get("smoke") and rollout.kind(record["arm"]) != rollout.SHADOW
 
 
-def rows(
-    path: Path, *, since: datetime, until: datetime, release: str | None = None, arm: str | None = None
-) -> list[dict[str, Any]]:
-    """The answered records of one segment with `since <= time < until`, smoke tests and shadows left out."""
-    found = []
-    for record in journal.read(path):
-        if not answered(record) or (release and record["release"] != release) or (arm and record["arm"] != arm):
-            continue
-        if since <= datetime.fromisoformat(record["time"]) < until:
-            found.append(record)
-    return found
-
-
 def features_frame(
     records: Iterable[dict[str, Any]], names: Iterable[str], categorical: Collection[str] = ()
 ) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
+from bentos.runtime.monitoring.rules import DriftRules as DriftRules
 from bentos.runtime.scoring.request import RequestFeature as RequestFeature
 from flows.usecases.retraining import Retraining as Retraining
 
@@ -135,32 +136,6 @@ class GateRules:
     max_test_age_days: int = 200  # from the test cut-off to the day of training
     confidence: float = 0.95
     bootstrap: int = 500
-
-
-@dataclass(frozen=True, kw_only=True)
-class DriftRules:
-    """When a window of answers counts as drifted against the release's reference.
-
-    A column drifts when an effect is above its limit and beyond chance; `false_alarms` is the share of windows without
-    any drift that may have such a column. The verdict is drift when the window and at least `persist` of the newest
-    `persist_of` windows, itself included, drifted.
-    """
-
-    min_rows: int = 500
-    max_psi: float = 0.15  # beyond chance; 0.1 to 0.25 is "some shift" in credit scoring (Siddiqi 2006)
-    max_ks: float = 0.15
-    max_shift: float = 0.4  # Wasserstein distance in standard deviations of the reference
-    max_missing_change: float = 0.05
-    max_unseen_share: float = 0.02
-    max_duplicates: float = 0.1  # of a window's rows
-    max_quality_loss: float = 0.05  # of the promised ROC AUC, relative: beyond it a drift is harmful
-    min_drifted_columns: int = 1
-    false_alarms: float = 0.005
-    persist: int = 1
-    persist_of: int = 1
-    refresh_windows: int = 0  # so many windows of benign drift in a row ask for a training too; 0: none ever does
-    cooldown_days: int = 7  # between trainings that drift starts; the label's horizon is a good choice
-    bins: int = 10
 
 
 @dataclass(frozen=True, kw_only=True)

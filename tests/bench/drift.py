@@ -21,7 +21,8 @@ import pandas as pd
 from scipy import stats
 
 from bentos.runtime.home import home as project_home
-from flows.steps.monitoring import calibration, drift, sketches, windows
+from bentos.runtime.monitoring import calibration, drift, sketches
+from flows.steps.monitoring import windows
 from flows.stores import profiles
 from tests.bench.figures import Figure, plain, ratio
 from tests.bench.serving.peers import own_venv

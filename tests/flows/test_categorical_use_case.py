@@ -14,6 +14,7 @@ import pytest
 
 from bentos.runtime.features.joined import open_reader
 from bentos.runtime.journal import Journal
+from bentos.runtime.monitoring import sketches
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.scoring.manifest import GOLDEN, REFERENCE
 from bentos.runtime.scoring.release import Release, load_release
@@ -25,7 +26,6 @@ from flows.explain import explain, reproduce
 from flows.prepare import prepare
 from flows.release import release
 from flows.score import score
-from flows.steps.monitoring import sketches
 from flows.steps.training import candidate
 from flows.stores import bentos, features, registry, tables
 from flows.train import train

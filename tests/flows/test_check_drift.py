@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from bentos.runtime import clock
+from bentos.runtime.monitoring import calibration
 from flows.check_drift import check_drift
 from flows.retraining import alarms
-from flows.steps.monitoring import calibration, estimates, policy
+from flows.steps.monitoring import estimates, policy
 from flows.steps.pages import plots
 from flows.stores import history
 from flows.train import train

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flows.steps.monitoring.drift import Verdict
-from flows.steps.monitoring.signatures import Signature
+from bentos.runtime.monitoring.drift import Verdict
+from bentos.runtime.monitoring.signatures import Signature
 from flows.usecases.spec import DriftRules
 
 Kind = Literal["none", "benign", "harmful", "data_bug", "not_enough_data"]

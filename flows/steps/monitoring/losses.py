@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bentos.runtime.monitoring.grid import Cells
 from flows.steps.monitoring import recalibration
 from flows.steps.monitoring.estimates import CONFIDENCE, REPLAYS, Estimate, Floats
-from flows.steps.monitoring.grid import Cells
 from flows.steps.monitoring.recalibration import STEPS, Curve
 
 FILE = "losses.json"  # beside the reference in a release's folder

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from bentos.runtime.monitoring import signatures, sketches
+from bentos.runtime.monitoring.measures import Sketch
 from flows.steps.data.quarantine import Period
-from flows.steps.monitoring import signatures, sketches
-from flows.steps.monitoring.measures import Sketch
 from flows.usecases.spec import DriftRules, UseCase
 
 

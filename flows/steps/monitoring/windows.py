@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from flows.steps.monitoring import copies, estimates, grid, sketches
-from flows.steps.monitoring.copies import Copies
-from flows.steps.monitoring.measures import Sketch
+from bentos.runtime.monitoring import copies, grid, sketches
+from bentos.runtime.monitoring.copies import Copies
+from bentos.runtime.monitoring.measures import Sketch
+from flows.steps.monitoring import estimates
 
 SCORE = "score"  # the column of answers that quality is estimated from
 ENTITY, NAMELESS = "entity", "None"  # the column of identities that names the entity, and what it says without one

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from flows.steps.monitoring.calibration import Calibration
+from bentos.runtime.monitoring.calibration import Calibration
+from bentos.runtime.monitoring.drift import ColumnDrift, Verdict
 from flows.steps.monitoring.course import Point
-from flows.steps.monitoring.drift import ColumnDrift, Verdict
 from flows.steps.monitoring.kinds import BLIND, Judgement
 from flows.steps.pages import quality_story
 from flows.steps.pages.page import Badge, Block, Cell, Code, Facts, Figure, Gallery, Kind, Page, Section, Table, Text

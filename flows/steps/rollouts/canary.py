@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import fisher_exact, rankdata
 
-from flows.steps.monitoring import sketches
-from flows.steps.monitoring.measures import CHANCE, Z, ks, ks_noise, psi, psi_noise
+from bentos.runtime.monitoring import sketches
+from bentos.runtime.monitoring.measures import CHANCE, Z, ks, ks_noise, psi, psi_noise
 from flows.steps.training.metrics import paired_gain
 
 Floats = NDArray[np.float64]

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bentos.runtime.monitoring import calibration, rules, sketches
 from bentos.runtime.scoring.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Manifest, sha256
 from flows.steps.gating import gates
-from flows.steps.monitoring import calibration, estimates, sketches, transfer
+from flows.steps.monitoring import estimates, transfer
 from flows.steps.pages import plots
 from flows.steps.training import card, probes, search
 from flows.steps.training.candidate import Candidate, Table
@@ -116,6 +117,7 @@ def write(folder: Path, outcome: Outcome, *, profile: bytes) -> Manifest:
     (folder / REFERENCE_PROFILE).write_bytes(profile)
     known = calibration.calibrate(reference, outcome.case.drift, seed=outcome.case.seed)
     (folder / calibration.FILE).write_text(calibration.to_json(known))
+    (folder / rules.FILE).write_text(rules.to_json(outcome.case.drift))
     if quality := promised_quality(outcome):
         (folder / estimates.FILE).write_text(estimates.to_json(quality))
     (folder / TRAINING).write_text(json.dumps(training_facts(outcome), default=str))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from flows.steps.monitoring import calibration, drift, estimates, kinds, signatures, sketches, windows
+from bentos.runtime.monitoring import calibration, drift, signatures, sketches
+from flows.steps.monitoring import estimates, kinds, windows
 from flows.steps.training import metrics
 from flows.usecases.spec import DriftRules
 

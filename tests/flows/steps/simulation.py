@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from flows.steps.monitoring import drift, sketches
-from flows.steps.monitoring.calibration import Calibration, calibrate
-from flows.steps.monitoring.measures import Sketch
+from bentos.runtime.monitoring import drift, sketches
+from bentos.runtime.monitoring.calibration import Calibration, calibrate
+from bentos.runtime.monitoring.measures import Sketch
 from flows.usecases.spec import DriftRules
 
 RULES = DriftRules()

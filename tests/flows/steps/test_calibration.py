@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from flows.steps.monitoring import calibration, measures, sketches
+from bentos.runtime.monitoring import calibration, measures, sketches
 from tests.flows.steps import simulation
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bentos.runtime.monitoring import sketches
 from bentos.runtime.scoring import manifest
 from bentos.runtime.scoring.release import check_golden
 from bentos.runtime.scoring.scorer import Scorer
 from flows.steps.gating import gates
-from flows.steps.monitoring import estimates, sketches
+from flows.steps.monitoring import estimates
 from flows.steps.training import candidate, dossier, search
 from flows.steps.training.dossier import Outcome
 from tests.flows.steps.test_candidate import AS_OF, CASE, LOGISTIC, TEST, TRAIN, built

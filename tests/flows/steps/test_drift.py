@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance
 
-from flows.steps.monitoring import calibration, drift, measures, sketches
-from flows.steps.monitoring.measures import Sketch
+from bentos.runtime.monitoring import calibration, drift, measures, sketches
+from bentos.runtime.monitoring.measures import Sketch
 from flows.usecases.spec import DriftRules
 
 Measure = Callable[[Sketch, Sketch], float]

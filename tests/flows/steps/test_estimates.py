@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, roc_auc_score
 
-from flows.steps.monitoring import estimates, grid
+from bentos.runtime.monitoring import grid
+from flows.steps.monitoring import estimates
 from tests.flows.steps import quality_windows
 
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from flows.steps.monitoring import drift, kinds
+from bentos.runtime.monitoring import drift
+from flows.steps.monitoring import kinds
 from tests.flows.steps import scenarios
 
 LOW = kinds.Level(how="estimated", value=0.70, low=0.68, high=0.72, promised=0.80)

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
-from flows.steps.monitoring import grid, losses
+from bentos.runtime.monitoring import grid
+from flows.steps.monitoring import losses
 
 Floats = NDArray[np.float64]
 SIZES = (500, 5_000, 50_000)

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.steps.monitoring import drift, kinds, sketches
+from bentos.runtime.monitoring import drift, sketches
+from flows.steps.monitoring import kinds
 from flows.steps.pages import page
 from flows.steps.pages import report as drift_report
 from flows.usecases.spec import DriftRules

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.steps.monitoring import signatures, windows
+from bentos.runtime.monitoring import signatures
+from flows.steps.monitoring import windows
 from tests.flows.steps import scenarios
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.steps.monitoring import sketches
-from flows.steps.monitoring.measures import Sketch
+from bentos.runtime.monitoring import sketches
+from bentos.runtime.monitoring.measures import Sketch
 
 ROWS = st.lists(
     st.tuples(

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.steps.monitoring import copies, windows
+from bentos.runtime.monitoring import copies
+from flows.steps.monitoring import windows
 from tests.flows.steps import scenarios
 
 

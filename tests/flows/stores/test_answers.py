@@ -37,23 +37,10 @@ def segment(home: Path, *records: dict[str, Any]) -> Path:
     return journal.segments(answers.folder(home, "churn"))[-1]
 
 
-def ids(found: list[dict[str, Any]]) -> list[int]:
-    return [r["entity"] for r in found]
-
-
-def test_the_window_is_half_open(tmp_path: Path) -> None:
-    """The first moment belongs to it, the last one does not."""
-    path = segment(tmp_path, record(1, NOW - DAY), record(2), record(3, NOW + DAY), record(4, NOW + DAY / 2))
-    assert ids(answers.rows(path, since=NOW, until=NOW + DAY)) == [2, 4]
-
-
 def test_a_shadows_scores_are_no_answers(tmp_path: Path) -> None:
-    """Neither a window nor a request id finds what a shadow scored, of whichever release."""
-    path = segment(tmp_path, record(1), record(2, arm="canary"))
+    """A request id does not find what a shadow scored, of whichever release."""
+    segment(tmp_path, record(1), record(2, arm="canary"))
     segment(tmp_path, record(1, arm="shadow", release="churn:v2"), record(2, arm="shadow-b"), record(3, arm="shadow"))
-    window = {"since": NOW, "until": NOW + DAY}
-    everything = [r for p in journal.segments(path.parent) for r in answers.rows(p, **window)]
-    assert [(r["entity"], r["arm"]) for r in everything] == [(1, "champion"), (2, "canary")]
     assert answers.find(tmp_path, "churn", f"{1:032x}")["release"] == "churn:v1"
     with pytest.raises(StoreError, match="no answer"):
         answers.find(tmp_path, "churn", f"{3:032x}")
@@ -73,17 +60,6 @@ def test_recent_answers_are_each_entitys_latest_by_the_machines_clock(tmp_path: 
         "champion": {1: 0.7},
         "canary": {4: 0.4},
     }
-
-
-def test_smoke_other_releases_and_other_arms_are_left_out(tmp_path: Path) -> None:
-    """Who asks for a release or an arm gets its live answers only."""
-    path = segment(
-        tmp_path, record(1), record(2, smoke=True), record(3, release="churn:v2"), record(4, arm="challenger")
-    )
-    window = {"since": NOW, "until": NOW + DAY}
-    assert ids(answers.rows(path, **window)) == [1, 3, 4]
-    assert ids(answers.rows(path, **window, release="churn:v1")) == [1, 4]
-    assert ids(answers.rows(path, **window, release="churn:v1", arm="champion")) == [1]
 
 
 def test_features_and_score_become_a_frame(tmp_path: Path) -> None:

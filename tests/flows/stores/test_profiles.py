@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bentos.runtime.monitoring.sketches import OTHER
 from flows.errors import StoreError
-from flows.steps.monitoring.sketches import OTHER
 from flows.stores import profiles
 
 ALL_SORTS = {

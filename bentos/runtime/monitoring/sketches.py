@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.api import types
 
-from flows.steps.monitoring import grid
-from flows.steps.monitoring.measures import Sketch
+from bentos.runtime.monitoring import grid
+from bentos.runtime.monitoring.measures import Sketch
 
 OTHER = "(other)"  # last category of every categorical sketch: whatever the reference does not name
 MAX_CATEGORIES = 50  # most frequent ones that get a count of their own

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincc
 
-from flows.steps.monitoring import distances
-from flows.steps.monitoring.measures import Sketch, deviation, distribution
-from flows.usecases.spec import DriftRules
+from bentos.runtime.monitoring import distances
+from bentos.runtime.monitoring.measures import Sketch, deviation, distribution
+from bentos.runtime.monitoring.rules import DriftRules
 
 FILE = "calibration.json"  # beside the reference in a release's folder
 SIZES = (500, 2_000, 10_000, 50_000)  # rows of the replayed windows

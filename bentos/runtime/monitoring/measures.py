@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc, chdtri, erfc
 
-from flows.steps.monitoring import distances, grid
+from bentos.runtime.monitoring import distances, grid
 
 CHANCE = 0.001  # probability with which one measure of one undrifted column may pass for real
 TINY = 1e-200  # nearest to zero that a knot comes

@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
-from flows.steps.monitoring import copies, measures
-from flows.steps.monitoring.measures import Sketch
-from flows.usecases.spec import DriftRules
+from bentos.runtime.monitoring import copies, measures
+from bentos.runtime.monitoring.measures import Sketch
+from bentos.runtime.monitoring.rules import DriftRules
 
 # money, metric prefixes, bytes, seconds, minutes, hours, days and weeks taken for one another; factors under 7 are not
 # listed, because growth makes them too

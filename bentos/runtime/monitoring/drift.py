@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from flows.steps.monitoring import calibration
-from flows.steps.monitoring.calibration import TESTS, Calibration
-from flows.steps.monitoring.measures import (
+from bentos.runtime.monitoring import calibration
+from bentos.runtime.monitoring.calibration import TESTS, Calibration
+from bentos.runtime.monitoring.measures import (
     Sketch,
     jensen_shannon,
     ks,
@@ -26,7 +26,7 @@ from flows.steps.monitoring.measures import (
     unseen_share,
     wasserstein,
 )
-from flows.usecases.spec import DriftRules
+from bentos.runtime.monitoring.rules import DriftRules
 
 State = Literal["drift", "none", "not_enough_data"]
 
