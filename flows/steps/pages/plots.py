@@ -5,7 +5,7 @@ Ito's, which differ for every kind of colour vision.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import pairwise
 
@@ -18,6 +18,8 @@ from flows.steps.training.metrics import Importance, classification
 from flows.steps.training.resampling import BINS, Floats, checked
 
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
+COLOURS = (GREY, BLUE, ORANGE, RED, "#009E73", "#CC79A7", "#56B4E9")
+LINES = ("o-", "s--")
 SMALL, TITLE = 9, 10
 MOST_BARS = 12
 
@@ -160,6 +162,46 @@ def monthly_quality(
     axes.set_xticks(at[::step], [str(month) for month in months][::step], rotation=30, ha="right")
     axes.legend(fontsize=SMALL, ncols=2)
     return _png(figure)
+
+
+def policies_over_time(times: Sequence[str], values: Mapping[str, Sequence[float]], *, metric: str) -> bytes:
+    """A metric per window for each policy, NaN where it is unknown; lines of equal values show beside each other."""
+    figure, axes = _figure(f"{metric} of the rows that came next", "window", metric)
+    at = np.arange(len(times))
+    for number, (name, line) in enumerate(values.items()):
+        width = 1.2 + 0.9 * (len(values) - 1 - number)
+        axes.plot(at, line, LINES[number // len(COLOURS)], color=COLOURS[number % len(COLOURS)], lw=width, label=name)
+    step = max(1, -(-len(times) // 6))
+    axes.set_xticks(at[::step], list(times)[::step], rotation=30, ha="right")
+    axes.legend(fontsize=SMALL, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.42))
+    figure.set_size_inches(4.6, 4.2)
+    return _png(figure)
+
+
+def trade_off(
+    names: Sequence[str], costs: Sequence[float], values: Sequence[float], chosen: str, *, metric: str
+) -> bytes:
+    """A metric's mean against CPU seconds spent, one point per policy; the chosen one is filled."""
+    title = f"{chosen} is recommended" if chosen else "Quality and compute of each policy"
+    figure, axes = _figure(title, "CPU seconds of trainings and watching", f"mean {metric}")
+    for name, cost, value in zip(names, costs, values, strict=True):
+        axes.plot(cost, value, "o", color=BLUE, markersize=9, markerfacecolor=BLUE if name == chosen else "white")
+    for (cost, value), together in _points(names, costs, values).items():
+        axes.annotate(", ".join(together), (cost, value), (6, 6), textcoords="offset points", fontsize=SMALL)
+    axes.margins(x=0.35, y=0.2)
+    return _png(figure)
+
+
+def _points(
+    names: Sequence[str], costs: Sequence[float], values: Sequence[float]
+) -> dict[tuple[float, float], list[str]]:
+    """The names at each point; points closer than a label's height share one."""
+    width, height = ((max(axis) - min(axis)) or 1.0 for axis in (costs, values))
+    found: dict[tuple[float, float], list[str]] = {}
+    for name, cost, value in zip(names, costs, values, strict=True):
+        near = [p for p in found if abs(p[0] - cost) < width / 12 and abs(p[1] - value) < height / 12]
+        found.setdefault(near[0] if near else (cost, value), []).append(name)
+    return found
 
 
 def drift_bars(names: Sequence[str], psi: Sequence[float], limit: float) -> bytes:
