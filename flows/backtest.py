@@ -223,7 +223,7 @@ def _replayed(bench: Bench, work: Work, moments: list[pd.Timestamp]) -> tuple[li
     runs = []
     for policy in chosen:
         run = follow(policy, work, moments, bench.train(moments[0]).value, bench.options.gated)
-        bench.tell(f"{policy.name}: {run.trainings} trainings, {run.seconds:.1f} CPU seconds")
+        bench.tell(f"{policy.name}: {recommendation.times(run.trainings)}, {run.seconds:.1f} CPU seconds")
         runs.append(run)
     return runs, oracle(work, moments)
 
@@ -255,7 +255,7 @@ def _told(run: Run) -> dict[str, Any]:
         **{name: getattr(run.policy, name) for name in ("name", "says")},
         "mean": means,
         "trainings": run.trainings,
-        "promoted": sum(step.outcome == "PROMOTE" for step in run.steps),
+        "promoted": None if run.policy is policies.ORACLE else sum(s.outcome == "PROMOTE" for s in run.steps),
         "training_s": sum(step.training_s for step in run.steps),
         "watching_s": sum(step.watching_s for step in run.steps),
         "rows_fitted": sum(step.fitted for step in run.steps),

@@ -150,18 +150,23 @@ def difference(a: ArrayLike, b: ArrayLike, lags: int, confidence: float = 0.95) 
 
 def _why(chosen: Compared, best: Compared, never: Compared, windows: int) -> str:
     """The choice in a sentence, and what not training at all would lose."""
-    cost = f"{chosen.trainings} trainings and {chosen.seconds:.1f} CPU seconds over {windows} windows"
+    spent = f"{times(chosen.trainings)} and {chosen.seconds:.1f} CPU seconds over {windows} windows"
     if chosen.policy == best.policy:
-        why = f"{chosen.policy} has the best mean Brier skill, {best.mean:.4f}, with {cost}; none as good is cheaper"
+        why = f"it has the best mean Brier skill, {best.mean:.4f}, for {spent}; none as good is cheaper"
     else:
-        why = (
-            f"{chosen.policy} is as good as {best.policy}, the best with a mean Brier skill of {best.mean:.4f}: it "
-            f"loses {shown(chosen.loss)}, with {cost} instead of {best.trainings} and {best.seconds:.1f}"
-        )
+        lost = f"losing {shown(chosen.loss)}" if chosen.loss.value > 0 else "losing nothing"
+        instead = f"instead of {times(best.trainings)} and {best.seconds:.1f}"
+        why = f"it is as good as {best.policy}, the best with a mean Brier skill of {best.mean:.4f}, {lost}, "
+        why += f"for {spent} {instead}"
     if chosen.policy == never.policy:
         return why
     weak = "; over other windows like these it might not" if never.elsewhere.low <= 0 else ""
-    return f"{why}. Against it {never.policy} loses {shown(never.loss)} on these windows{weak}"
+    return f"{why}. Against the best, {never.policy} loses {shown(never.loss)} on these windows{weak}"
+
+
+def times(trainings: int) -> str:
+    """A number of trainings in words."""
+    return "1 training" if trainings == 1 else f"{trainings or 'no'} trainings"
 
 
 def shown(found: Interval) -> str:

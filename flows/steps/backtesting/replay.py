@@ -20,7 +20,8 @@ from flows.steps.training import prospect as prospects
 class Step:
     """What a policy did at a moment, and how its model then answered: `asked` for and `outcome` are "" for nothing.
 
-    `fitted` rows of a training; seconds are CPU time.
+    `reason` is what held the training up, or the first one of the gates that did not promote it; `fitted` rows of it;
+    seconds are CPU time.
     """
 
     moment: str
@@ -29,6 +30,7 @@ class Step:
     quality: Quality
     asked: str = ""
     outcome: str = ""
+    reason: str = ""
     fitted: int = 0
     training_s: float = 0.0
     watching_s: float = 0.0
@@ -134,13 +136,13 @@ def _follow(cause: Cause, work: Work, state: _Charge, moment: pd.Timestamp, gate
     retraining = case.retraining
     wait = rules.broken(state.lines, now) or rules.held(state.lines, now, cause, retraining, case.drift.cooldown_days)
     if wait:
-        return {"outcome": f"held: {wait}"}
+        return {"outcome": "held", "reason": wait}
     if cause.by_measurement and retraining.probe != "off":
         tried = work.prospect(state.champion, moment)
         state.spent += tried.seconds
         if prospects.vain(tried.value, cause.kind, retraining.probe):
             state.note(rules.DECLINED, moment, by="probe", cause=cause.facts())
-            return {"outcome": f"declined by the quick fit, which {tried.value.answer}"}
+            return {"outcome": "declined", "reason": tried.value.why}
     made = work.trained(moment)
     verdict = work.judged(made.value, state.champion)
     state.note(rules.STARTED, moment, reason=cause.trigger)
@@ -149,6 +151,7 @@ def _follow(cause: Cause, work: Work, state: _Charge, moment: pd.Timestamp, gate
         state.champion, state.kinds, state.moved = made.value, [], []
     return {
         "outcome": verdict.value.verdict,
+        "reason": "" if verdict.value.verdict == "PROMOTE" else verdict.value.reasons[0],
         "fitted": made.value.rows,
         "training_s": made.seconds + verdict.seconds,
     }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from flows.steps.backtesting.recommendation import times
 from flows.steps.pages import plots
 from flows.steps.pages.page import (
     Badge,
@@ -25,7 +26,6 @@ KINDS: dict[str, Kind] = {"PROMOTE": "good", "HOLD": "warn", "REJECT": "bad"}
 HEADERS = (
     "Policy",
     "Mean Brier skill",
-    "Loss against the best",
     "Mean ROC AUC",
     "Trainings",
     "Promoted",
@@ -71,42 +71,35 @@ def _compared(result: Mapping[str, Any]) -> tuple[Block, ...]:
     costs = [run["training_s"] + run["watching_s"] for run in result["policies"]]
     means = [run["mean"][METRIC] for run in result["policies"]]
     figure = plots.trade_off(names, costs, means, found["policy"], metric=NAME)
-    rows = tuple(_row(run, result) for run in [*result["policies"], *_oracle(result)])
+    rows = tuple(_row(run) for run in [*result["policies"], result["oracle"]])
     alt = "Mean Brier skill of each policy against the CPU seconds that it spent"
     caption = "Brier skill: 1 minus the ratio to the base rate's Brier score. The first model's training is not billed."
-    return (Table(HEADERS, rows, caption), Figure(figure, alt))
+    return (Table(HEADERS, rows, caption), Text(_headroom(result)), Figure(figure, alt))
 
 
-def _row(run: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[Cell, ...]:
-    beside = {c["policy"]: c for c in result["recommendation"]["compared"]}.get(run["name"])
-    lost = "–" if beside is None else interval(beside["loss"])
+def _row(run: Mapping[str, Any]) -> tuple[Cell, ...]:
     return (
         run["name"],
         f"{run['mean'][METRIC]:.4f}",
-        "the best" if run["name"] == result["recommendation"]["best"] else lost,
         f"{run['mean']['roc_auc']:.4f}",
         run["trainings"],
-        run["promoted"],
+        "–" if run["promoted"] is None else run["promoted"],
         f"{run['training_s']:.1f}",
         f"{run['watching_s']:.1f}",
     )
 
 
-def _oracle(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [result["oracle"]] if result["oracle"] else []
-
-
 def _over_time(result: Mapping[str, Any]) -> tuple[Block, ...]:
-    runs = [*result["policies"], *_oracle(result)]
+    runs = [*result["policies"], result["oracle"]]
     times = [_day(step["moment"]) for step in result["policies"][0]["steps"]]
     lines = {run["name"]: [_value(step) for step in run["steps"]] for run in runs}
     figure = plots.policies_over_time(times, lines, metric=NAME)
-    rows = tuple(
-        (times[at], runs[0]["steps"][at]["rows"], *(_cell(run["steps"][at]) for run in runs))
-        for at in range(len(times))
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (time, found[0]["rows"], *(_skill(step) for step in found), _noise(found[0]))
+        for time, *found in zip(times, *(run["steps"] for run in runs), strict=True)
     )
-    headers = ("Window from", "Rows", *(run["name"].capitalize() for run in runs))
-    caption = "Brier skill with its 95 % bootstrap interval, and the day as of which the model was trained"
+    headers = ("Window from", "Rows", *(run["name"].capitalize() for run in runs), "Noise")
+    caption = "Brier skill. Noise is half the width of the first policy's 95 % bootstrap interval."
     return (Figure(figure, "Brier skill of each policy in every window"), Table(headers, rows, caption))
 
 
@@ -114,18 +107,20 @@ def _value(step: Mapping[str, Any]) -> float:
     return float(step["quality"][METRIC]["value"]) if step["quality"] else float("nan")
 
 
-def _cell(step: Mapping[str, Any]) -> str:
-    if not step["quality"]:
-        return "not measurable"
-    q = step["quality"][METRIC]
-    return f"{q['value']:.3f} ({q['low']:.3f} to {q['high']:.3f}), {step['model']}"
+def _skill(step: Mapping[str, Any]) -> str:
+    return f"{_value(step):.3f}" if step["quality"] else "–"
+
+
+def _noise(step: Mapping[str, Any]) -> str:
+    q = step["quality"].get(METRIC)
+    return f"{(q['high'] - q['low']) / 2:.3f}" if q else "–"
 
 
 def _done(result: Mapping[str, Any]) -> tuple[Block, ...]:
     blocks: list[Block] = []
     for run in result["policies"]:
         events = tuple(
-            Event(_day(step["moment"]), _title(step), step["asked"], KINDS.get(step["outcome"], "info"))
+            Event(_day(step["moment"]), _title(step), _said(step), KINDS.get(step["outcome"], "info"))
             for step in run["steps"]
             if step["asked"]
         )
@@ -136,8 +131,33 @@ def _done(result: Mapping[str, Any]) -> tuple[Block, ...]:
 
 def _title(step: Mapping[str, Any]) -> str:
     if not step["fitted"]:
-        return str(step["outcome"])
+        return f"Not trained: {step['outcome']}"
     return f"Trained on {step['fitted']:,} rows: {step['outcome']}"
+
+
+def _said(step: Mapping[str, Any]) -> str:
+    return ". ".join(text.rstrip(".") for text in (f"Asked for by {step['asked']}", step["reason"]) if text) + "."
+
+
+def _headroom(result: Mapping[str, Any]) -> str:
+    """What the oracle has over the best policy, and what refused models that might have closed the gap."""
+    top = max(run["mean"][METRIC] for run in result["policies"])
+    refused = {
+        step["moment"]: step["reason"].split(":")[0]
+        for run in result["policies"]
+        for step in run["steps"]
+        if step["outcome"] in ("HOLD", "REJECT")
+    }
+    text = (
+        f"The oracle reaches {result['oracle']['mean'][METRIC]:.4f}, {result['oracle']['mean'][METRIC] - top:.4f} more"
+    )
+    text += " than the best policy: no other timing of trainings can gain more."
+    if refused:
+        gates = ", ".join(sorted(set(refused.values())))
+        text += (
+            f" Of the models that were trained on the way, the gates refused those of {len(refused)} days ({gates})."
+        )
+    return text
 
 
 def _rule(result: Mapping[str, Any]) -> tuple[Block, ...]:
@@ -190,8 +210,8 @@ def as_markdown(title: str, result: Mapping[str, Any]) -> str:
         f"| {' | '.join(HEADERS)} |",
         f"|---|{'---:|' * (len(HEADERS) - 1)}",
     ]
-    for run in [*result["policies"], *_oracle(result)]:
-        lines.append(f"| {' | '.join(str(cell) for cell in _row(run, result))} |")
+    for run in [*result["policies"], result["oracle"]]:
+        lines.append(f"| {' | '.join(str(cell) for cell in _row(run))} |")
     return "\n".join([*lines, "", f"Recommended is {found['rule']}."])
 
 
@@ -200,9 +220,9 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     found, width = result["recommendation"], max(len(run["name"]) for run in result["policies"])
     told = [
         f"{run['name']:<{width}}  Brier skill {run['mean'][METRIC]:.4f}, ROC AUC {run['mean']['roc_auc']:.4f}, "
-        f"{run['trainings']} trainings ({run['promoted']} promoted), "
+        f"{times(run['trainings'])}, "
         f"{run['training_s'] + run['watching_s']:.1f} CPU s"
-        for run in [*result["policies"], *_oracle(result)]
+        for run in [*result["policies"], result["oracle"]]
     ]
     return {
         "use case": result["use_case"],

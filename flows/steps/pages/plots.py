@@ -173,8 +173,8 @@ def policies_over_time(times: Sequence[str], values: Mapping[str, Sequence[float
         axes.plot(at, line, LINES[number // len(COLOURS)], color=COLOURS[number % len(COLOURS)], lw=width, label=name)
     step = max(1, -(-len(times) // 6))
     axes.set_xticks(at[::step], list(times)[::step], rotation=30, ha="right")
-    axes.legend(fontsize=SMALL, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.42))
-    figure.set_size_inches(4.6, 4.2)
+    figure.legend(fontsize=SMALL, ncols=2, loc="outside lower center")
+    figure.set_size_inches(4.6, 4.4)
     return _png(figure)
 
 
@@ -185,10 +185,12 @@ def trade_off(
     title = f"{chosen} is recommended" if chosen else "Quality and compute of each policy"
     figure, axes = _figure(title, "CPU seconds of trainings and watching", f"mean {metric}")
     for name, cost, value in zip(names, costs, values, strict=True):
-        axes.plot(cost, value, "o", color=BLUE, markersize=9, markerfacecolor=BLUE if name == chosen else "white")
+        face, above = (BLUE, 4) if name == chosen else ("white", 3)
+        axes.plot(cost, value, "o", color=BLUE, markersize=9, markerfacecolor=face, zorder=above)
     for (cost, value), together in _points(names, costs, values).items():
         axes.annotate(", ".join(together), (cost, value), (6, 6), textcoords="offset points", fontsize=SMALL)
-    axes.margins(x=0.35, y=0.2)
+    axes.margins(y=0.2)
+    axes.set_xlim(-0.04 * (max(costs) or 1.0), 1.35 * (max(costs) or 1.0))
     return _png(figure)
 
 
