@@ -26,7 +26,14 @@ from flows.stores import lineage, tables
 from flows.usecases.spec import UseCase
 
 FACTS, LATEST = "training.json", "latest.json"
-CODE = ("flows/steps", "bentos/runtime/scoring")  # what a training, a verdict or a policy's decision follows from
+CODE = (  # what a training and its verdict follow from, beside the rows
+    "flows/steps/data/*.py",
+    "flows/steps/gating/*.py",
+    "flows/steps/monitoring/*.py",
+    "flows/steps/training/*.py",
+    "flows/steps/backtesting/trained.py",
+    "bentos/runtime/scoring/*.py",
+)
 ELSEWHERE = ("source", "contract", "retraining", "title")  # fields of a use case that no training depends on
 
 
@@ -39,7 +46,7 @@ def folder(home: Path, use_case: str) -> Path:
 def code_hash() -> str:
     """Of the source text that results follow from, and of the locked dependencies."""
     digest = hashlib.sha256(lineage.lock_hash().encode())
-    for path in sorted(p for part in CODE for p in (ROOT / part).rglob("*.py")):
+    for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -132,9 +139,10 @@ def save_result(home: Path, use_case: str, name: str, result: dict[str, Any]) ->
 
 
 def latest(home: Path, use_case: str) -> dict[str, Any] | None:
-    """The result of the newest finished backtest, None if there is none."""
+    """The result of the newest finished backtest; None if there is none, or it was removed."""
     pointer = folder(home, use_case) / LATEST
-    if not pointer.exists():
+    try:
+        found: dict[str, Any] = json.loads((pointer.parent / json.loads(pointer.read_text())["result"]).read_text())
+    except FileNotFoundError:
         return None
-    found: dict[str, Any] = json.loads((pointer.parent / json.loads(pointer.read_text())["result"]).read_text())
     return found

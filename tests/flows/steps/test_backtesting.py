@@ -1,11 +1,13 @@
 """The backtest: policies rank as a simulated year's truth does, and nobody sees what was not known yet."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from flows.errors import ContractError
 from flows.steps.backtesting import past as pasts
@@ -22,6 +24,13 @@ TRUTH = {"concept": "performance", "covariate": "never", "none": "never"}  # the
 AROUND = pd.date_range("2023-06-21", periods=6, freq="14D", tz="UTC")  # the relation turns on 2023-07-10
 BOTH = policies.Policy(name="both", says="", watches=("drift", "degradation"))
 ALWAYS = policies.Policy(name="always", says="", period="D")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in a real training: on tables this small more threads of a numerical library wait for each other."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="module")
