@@ -168,6 +168,7 @@ def _backtest(case: UseCase, snapshot: str, until: pd.Timestamp, options: Option
     cost = {
         "join_s": joined.seconds,
         "first_s": bench.train(moments[0]).seconds,
+        "first_rows": bench.train(moments[0]).value.rows,
         "spent_s": time.process_time() - began,
         "wall_s": time.monotonic() - bench.began,
         "kept": bench.kept,

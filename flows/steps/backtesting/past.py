@@ -11,6 +11,8 @@ from flows.steps.data import cohorts
 from flows.steps.training.candidate import Table
 from flows.usecases.spec import UseCase
 
+ENOUGH = 4  # windows below which one odd one decides
+
 
 @dataclass(frozen=True, kw_only=True)
 class Past:
@@ -60,7 +62,11 @@ def labelled(case: UseCase, events: pd.DataFrame, until: pd.Timestamp) -> pd.Dat
 
 
 def moments(past: Past, since: pd.Timestamp | None = None) -> list[pd.Timestamp]:
-    """Every moment at which a model can be trained and the rows that follow it have known labels."""
+    """Every moment at which a model can be trained and the rows that follow it have known labels.
+
+    Unless a start is given, the first one of events is that with whole `train_days`, if enough moments are left: a
+    model of a day's rows is a poor one to compare policies by.
+    """
     case, offset = past.case, pd.tseries.frequencies.to_offset(past.step)
     first = max(cohorts.utc(case.first_cutoff), since or cohorts.utc(case.first_cutoff)).ceil("D")
     while first < past.until and not _trainable(case, first):
@@ -70,7 +76,13 @@ def moments(past: Past, since: pd.Timestamp | None = None) -> list[pd.Timestamp]
         newest = moment + offset if case.by_event else moment
         if newest + past.horizon <= past.until and _trainable(case, moment):
             found.append(moment)
-    return found
+    whole = [m for m in found if _whole(case, m)] if case.by_event and since is None else found
+    return whole if len(whole) >= ENOUGH else found
+
+
+def _whole(case: UseCase, moment: pd.Timestamp) -> bool:
+    start, stop = cohorts.event_windows(case, moment).train
+    return stop - start >= pd.Timedelta(days=case.train_days)
 
 
 def _trainable(case: UseCase, moment: pd.Timestamp) -> bool:

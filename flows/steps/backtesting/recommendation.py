@@ -16,7 +16,6 @@ from flows.steps.backtesting.work import Work
 from flows.steps.training.resampling import Floats, Interval
 from flows.usecases.spec import GateRules
 
-MIN_WINDOWS = 4  # below it one odd window decides
 RULE = (
     "the cheapest policy, in CPU seconds, of those that are as good as the best. Not as good is a policy whose mean "
     "loss of Brier skill against the best is {gain:g} or more, what a promotion must gain, with a {confidence:.0%} "
@@ -61,8 +60,8 @@ def recommend(work: Work, runs: Sequence[Run], moments: Sequence[pd.Timestamp]) 
     gates = work.past.case.gates
     rule = RULE.format(gain=gates.min_gain, confidence=gates.confidence)
     used = [at for at in range(len(moments)) if all(run.steps[at].quality for run in runs)]
-    if len(used) < MIN_WINDOWS:
-        why = f"{len(used)} windows could be measured, {MIN_WINDOWS} are needed"
+    if len(used) < pasts.ENOUGH:
+        why = f"{len(used)} windows could be measured, {pasts.ENOUGH} are needed"
         return Recommendation(policy="", best="", why=why, rule=rule, windows=len(used), compared=())
     values = np.array([[run.values()[at] for at in used] for run in runs])
     drawn = resampled(work, [[run.steps[at].model for run in runs] for at in used], [moments[at] for at in used])

@@ -189,7 +189,7 @@ def _facts(result: Mapping[str, Any]) -> tuple[tuple[str, Cell], ...]:
             "a bounded search each" if result["search"] else "the recipe that the first model's search chose",
         ),
         ("A new model", "answers if the gates promote it" if result["gated"] else "always answers"),
-        ("First model", f"{_day(result['since'])}, {cost['first_s']:.1f} CPU seconds"),
+        ("First model", f"{_day(result['since'])}, {cost['first_rows']:,} rows, {cost['first_s']:.1f} CPU seconds"),
         *((f"Refused before, {_day(at)}", why) for at, why in result["refused"].items()),
         ("Join of features", f"{cost['join_s']:.1f} CPU seconds"),
         (

@@ -140,6 +140,14 @@ def test_moments_are_those_with_a_model_to_train_and_labels_of_what_came_next() 
     assert pasts.moments(whole, pd.Timestamp("1998-01-15", tz="UTC"))[0] == pd.Timestamp("1998-02-01", tz="UTC")
 
 
+def test_events_are_replayed_from_whole_training_windows_on_where_enough_are_left() -> None:
+    """48 days after the first rows 28 days can be trained on; with fewer than four windows after that, any will do."""
+    year = years.past(years.year("none").rows)
+    assert pasts.moments(year)[0] == pd.Timestamp("2023-03-05", tz="UTC")
+    short = replace(year, until=pd.Timestamp("2023-04-20", tz="UTC"))
+    assert pasts.moments(short)[0] == pd.Timestamp("2023-01-22", tz="UTC")
+
+
 def test_a_step_is_the_grids_or_so_many_days_of_events() -> None:
     """Rows by cut-off are decided at their grid, and asking for days there is refused with the reason."""
     assert pasts.step_of(churn.USE_CASE, None) == "MS"
