@@ -164,6 +164,8 @@ def _backtest(case: UseCase, snapshot: str, until: pd.Timestamp, options: Option
         if not isinstance(error, Exception):
             bench.tell(f"stopped: what was trained is kept in {bench.folder}; run it again and it goes on")
         raise
+    if not any(step.quality for step in best.steps):
+        raise StoreError(f"none of {len(moments)} windows of {case.name} has enough rows of both labels to measure")
     found = recommendation.recommend(work, runs, moments)
     cost = {
         "join_s": joined.seconds,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -23,6 +24,8 @@ from flows.prepare import prepare
 from flows.settings import settings
 from flows.status import status
 from flows.steps.backtesting import past as pasts
+from flows.steps.pages import backtest as pages
+from flows.steps.pages import page
 from flows.steps.training import candidate
 from flows.stores import backtests, features, locks, tables
 from tests import browser
@@ -110,7 +113,7 @@ def test_a_killed_and_an_interrupted_backtest_go_on_and_change_nothing_live(
     assert again["result"] == result["result"]
 
 
-def check_result(result: dict[str, object], home: Path) -> None:
+def check_result(result: dict[str, Any], home: Path) -> None:
     """Figures, page, artifact and status of a finished backtest agree."""
     names = [run["name"] for run in result["policies"]]
     assert names == ["never", "monthly", "quarterly", "drift", "performance", "drift and performance"]
@@ -122,6 +125,8 @@ def check_result(result: dict[str, object], home: Path) -> None:
     assert all(result["oracle"]["mean"]["brier_skill"] >= run["mean"]["brier_skill"] for run in result["policies"])
     assert result["recommendation"]["policy"] in names
     browser.assert_page_ok(Path(result["report"]))
+    unsure = {**result["recommendation"], "policy": "", "best": "", "compared": []}
+    assert "No recommendation" in page.render(pages.page("Churn", {**result, "recommendation": unsure}))
     stored = backtests.latest(home, "churn")
     assert stored["recommendation"]["policy"] == result["recommendation"]["policy"]
     said = status(settings(), "churn")["backtest"]

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
@@ -91,6 +92,21 @@ def test_no_policy_sees_the_future(policy: policies.Policy) -> None:
     mature = ~open_still & (rows.times >= pasts.naive(AROUND[at - 1]))
     other = steps(years.past(years.changed(rows, mature, x=False)), policy)
     assert decided(other, at + 1) != decided(before, at + 1)  # what was known does count
+
+
+def test_the_drift_policy_sees_the_answers_before_a_moment_and_none_after() -> None:
+    """Other inputs from a moment on are not seen then; in the window before they are, and ask for a training."""
+    rows, at = years.year("none").rows, 2
+    case = replace(years.CASE, drift=replace(years.CASE.drift, refresh_windows=1))
+    policy = policies.Policy(name="drift", says="", watches=("drift",))
+
+    def asked(planted: NDArray[np.bool_]) -> list[str]:
+        whole = replace(years.past(years.changed(rows, planted, x=True)), case=case)
+        return [step.asked for step in steps(whole, policy)[: at + 1]]
+
+    assert asked(rows.times >= pasts.naive(AROUND[at])) == ["", "", ""]
+    before = (rows.times >= pasts.naive(AROUND[at - 1])) & (rows.times < pasts.naive(AROUND[at]))
+    assert [bool(text) for text in asked(before)] == [False, False, True]
 
 
 def test_the_breaker_holds_up_a_policy_as_it_would_live() -> None:
