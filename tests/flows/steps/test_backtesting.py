@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -129,10 +130,12 @@ def test_the_oracle_is_never_beaten(calm: Work) -> None:
 
 
 def test_without_gates_every_new_model_answers(calm: Work) -> None:
-    """A scheduled model that the gates would hold answers all the same."""
+    """With gates a model answers only once it is promoted; without them also one that the gates would hold."""
     first = calm.trained(AROUND[0]).value
     gated, free = (replay.replay(ALWAYS, calm, AROUND, first, gated=g) for g in (True, False))
     assert "HOLD" in [step.outcome for step in gated.steps]
+    for before, step in pairwise(gated.steps):
+        assert step.model == (step.moment[:10] if step.outcome == "PROMOTE" else before.model)
     assert [step.model for step in free.steps] == [str(moment.date()) for moment in AROUND]
 
 
