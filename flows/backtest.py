@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from flows import usecases
 from flows.errors import BentoflowError, StoreError
 from flows.examples import known
 from flows.settings import settings
+from flows.steps.backtesting import outcome, policies, recommendation, trained
 from flows.steps.backtesting import past as pasts
-from flows.steps.backtesting import policies, recommendation, trained
+from flows.steps.backtesting.outcome import Options
 from flows.steps.backtesting.past import Past
 from flows.steps.backtesting.replay import Run, oracle, replay
 from flows.steps.backtesting.trained import Costed, Trained, costed
-from flows.steps.backtesting.work import SHOWN, Work
+from flows.steps.backtesting.work import Work
 from flows.steps.data import cohorts
 from flows.steps.gating import gates
 from flows.steps.pages import backtest as pages
@@ -37,24 +38,14 @@ from flows.stores import backtests, features, lineage, locks, tables
 from flows.usecases.spec import UseCase
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is replayed how: `step_days` of event rows, a `search` at every training, gates that decide or not."""
-
-    since: pd.Timestamp | None
-    step_days: int | None
-    search: bool
-    gated: bool
-
-
 class Bench:
     """The trainings and verdicts of one backtest, kept on disk as they are made, so that a stopped one goes on."""
 
-    def __init__(self, past: Past, options: Options, draft: dict[str, Any], home: Path) -> None:
+    def __init__(self, past: Past, options: Options, draft: dict[str, Any], home: Path, *, began: float) -> None:
         self.past, self.options, self.draft = past, options, draft
         self.folder = backtests.folder(home, past.case.name)
         self.recipe: Trial | None = None
-        self.began, self.kept, self.done = time.monotonic(), 0, 0.0
+        self.began, self.kept = began, 0
         self._made: dict[str, tuple[str, Costed[Trained]]] = {}
 
     def train(self, moment: pd.Timestamp) -> Costed[Trained]:
@@ -70,7 +61,6 @@ class Bench:
             if found is None:
                 found = fit(case, moment, rows, dossier.draft(case, "backtest", self._facts(moment)), recipe)
                 backtests.save(self.folder / "trainings" / key, found)
-                self.done += found.seconds
                 self.tell(f"trained as of {name} on {found.value.rows:,} rows, {found.seconds:.1f} CPU seconds")
             self._made[name] = key, found
         return self._made[name][1]
@@ -149,13 +139,13 @@ def backtest(
 
 
 def _backtest(case: UseCase, snapshot: str, until: pd.Timestamp, options: Options, home: Path) -> dict[str, Any]:
-    began = time.process_time()
+    began, started = time.process_time(), time.monotonic()
     with locks.held(home, f"data-{case.name}", wait=True):
         step = pasts.step_of(case, options.step_days)
         joined = costed(lambda: assemble(case, snapshot, until, step, home))
     past = joined.value
     draft = {"snapshot": snapshot, "commit": lineage.commit(), "lock": lineage.lock_hash()}
-    bench = Bench(past, options, draft, home)
+    bench = Bench(past, options, draft, home, began=started)
     work = Work(past, bench.train, bench.judge)
     try:
         moments, refused = _begin(bench, work, pasts.moments(past, options.since))
@@ -172,13 +162,14 @@ def _backtest(case: UseCase, snapshot: str, until: pd.Timestamp, options: Option
         "first_s": bench.train(moments[0]).seconds,
         "first_rows": bench.train(moments[0]).value.rows,
         "spent_s": time.process_time() - began,
-        "wall_s": time.monotonic() - bench.began,
+        "wall_s": time.monotonic() - started,
         "kept": bench.kept,
     }
-    result = _result(past, options, moments, snapshot) | {
+    result = outcome.replayed(past, options, moments) | {
+        "snapshot": snapshot,
         "refused": refused,
-        "policies": [_told(run) for run in runs],
-        "oracle": _told(best),
+        "policies": [outcome.facts(run) for run in runs],
+        "oracle": outcome.facts(best),
         "recommendation": asdict(found),
         "cost": cost,
     }
@@ -229,41 +220,6 @@ def _replayed(bench: Bench, work: Work, moments: list[pd.Timestamp]) -> tuple[li
         bench.tell(f"{policy.name}: {recommendation.times(run.trainings)}, {run.seconds:.1f} CPU seconds")
         runs.append(run)
     return runs, oracle(work, moments)
-
-
-def _result(past: Past, options: Options, moments: list[pd.Timestamp], snapshot: str) -> dict[str, Any]:
-    """What was replayed, as it is kept."""
-    case = past.case
-    command = f"bentoflow backtest --use-case {case.name} --until {past.until.date()}"
-    command += f" --since {options.since.date()}" if options.since is not None else ""
-    command += f" --step-days {options.step_days}" if options.step_days else ""
-    command += ("" if options.search else " --no-search") + ("" if options.gated else " --no-gates")
-    return {
-        "use_case": case.name,
-        "snapshot": snapshot,
-        "since": moments[0].isoformat(),
-        "until": past.until.isoformat(),
-        "step": past.step,
-        "windows": len(moments),
-        "search": options.search,
-        "gated": options.gated,
-        "command": command,
-    }
-
-
-def _told(run: Run) -> dict[str, Any]:
-    """A run as it is kept: sums, means over the windows, and its steps."""
-    means = {name: float(np.nanmean(run.values(name))) for name in SHOWN}
-    return {
-        **{name: getattr(run.policy, name) for name in ("name", "says")},
-        "mean": means,
-        "trainings": run.trainings,
-        "promoted": None if run.policy is policies.ORACLE else sum(s.outcome == "PROMOTE" for s in run.steps),
-        "training_s": sum(step.training_s for step in run.steps),
-        "watching_s": sum(step.watching_s for step in run.steps),
-        "rows_fitted": sum(step.fitted for step in run.steps),
-        "steps": [asdict(step) for step in run.steps],
-    }
 
 
 def _keep(case: UseCase, result: dict[str, Any], home: Path) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def kept(home: Path) -> set[str]:
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(900)
 def test_a_killed_and_an_interrupted_backtest_go_on_and_change_nothing_live(
     released: Path, feed: dict[str, str]
 ) -> None:
