@@ -181,29 +181,17 @@ def policies_over_time(times: Sequence[str], values: Mapping[str, Sequence[float
 def trade_off(
     names: Sequence[str], costs: Sequence[float], values: Sequence[float], chosen: str, *, metric: str
 ) -> bytes:
-    """A metric's mean against CPU seconds spent, one point per policy; the chosen one is filled."""
+    """A metric's mean against CPU seconds spent, one point per policy, in rings where several fall together."""
     title = f"{chosen} is recommended" if chosen else "Quality and compute of each policy"
     figure, axes = _figure(title, "CPU seconds of trainings and watching", f"mean {metric}")
-    for name, cost, value in zip(names, costs, values, strict=True):
-        face, above = (BLUE, 4) if name == chosen else ("white", 3)
-        axes.plot(cost, value, "o", color=BLUE, markersize=9, markerfacecolor=face, zorder=above)
-    for (cost, value), together in _points(names, costs, values).items():
-        axes.annotate(", ".join(together), (cost, value), (6, 6), textcoords="offset points", fontsize=SMALL)
-    axes.margins(y=0.2)
-    axes.set_xlim(-0.04 * (max(costs) or 1.0), 1.35 * (max(costs) or 1.0))
+    for number, (name, cost, value) in enumerate(zip(names, costs, values, strict=True)):
+        colour, size = COLOURS[number % len(COLOURS)], 6 + 2.5 * (len(names) - number)
+        label, edge = (f"{name} (recommended)", "black") if name == chosen else (name, "white")
+        axes.plot(cost, value, "o", label=label, markeredgecolor=edge, zorder=3 + number, color=colour, ms=size)
+    axes.margins(x=0.12, y=0.2)
+    figure.legend(fontsize=SMALL, ncols=2, loc="outside lower center", markerscale=0.5)
+    figure.set_size_inches(4.6, 4.2)
     return _png(figure)
-
-
-def _points(
-    names: Sequence[str], costs: Sequence[float], values: Sequence[float]
-) -> dict[tuple[float, float], list[str]]:
-    """The names at each point; points closer than a label's height share one."""
-    width, height = ((max(axis) - min(axis)) or 1.0 for axis in (costs, values))
-    found: dict[tuple[float, float], list[str]] = {}
-    for name, cost, value in zip(names, costs, values, strict=True):
-        near = [p for p in found if abs(p[0] - cost) < width / 12 and abs(p[1] - value) < height / 12]
-        found.setdefault(near[0] if near else (cost, value), []).append(name)
-    return found
 
 
 def drift_bars(names: Sequence[str], psi: Sequence[float], limit: float) -> bytes:
