@@ -34,6 +34,8 @@ from tests.flows.conftest import SMALL, Bases, use
 END = datetime(1998, 7, 1, tzinfo=UTC)
 MINE = ("backtests/", "reports/churn/backtest-", "locks/")
 CHILD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore Ctrl-C
 from flows.usecases import churn
 from tests.flows.conftest import SMALL
 churn.USE_CASE = SMALL
