@@ -187,6 +187,28 @@ def quarantine(
 
 
 @app.command()
+def backtest(
+    use_case: UseCase = "churn",
+    since: Annotated[
+        datetime | None, typer.Option(help="first moment of the replay, UTC (default: as early as can be)")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(help="as it was known then, UTC (default: the newest prepare)")
+    ] = None,
+    step_days: Annotated[int | None, typer.Option(min=1, help="days between decisions, where rows are events")] = None,
+    search: Annotated[bool, typer.Option(help="search at every training, or only at the first one")] = True,
+    gates: Annotated[bool, typer.Option(help="whether the gates decide if a new model answers")] = True,
+) -> None:
+    """Replay the prepared history under retraining policies: quality against compute, and a recommendation."""
+    from flows.backtest import backtest as run
+
+    result = run(use_case, since, until, step_days, search, gates)
+    from flows.steps.pages.backtest import summary
+
+    show(summary(result))
+
+
+@app.command()
 def status(use_case: UseCase = "churn") -> None:
     """What is champion, since when and why; the last verdicts; the journal's size."""
     from flows.status import status as run

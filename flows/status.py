@@ -11,7 +11,7 @@ from flows.settings import Settings
 from flows.steps.data import quarantine
 from flows.steps.monitoring import policy
 from flows.steps.monitoring.triggers import Cause
-from flows.stores import answers, history, registry, transaction
+from flows.stores import answers, backtests, history, registry, transaction
 from flows.targets import local
 from flows.usecases.spec import UseCase
 
@@ -38,6 +38,7 @@ def status(chosen: Settings, use_case: str) -> dict[str, Any]:
         if pending is None
         else f"{pending.action} {pending.release}: run `bentoflow release` to settle it",
         **_retraining(case, lines, clock.now(home, use_case)),
+        "backtest": _backtest(home, use_case),
         "last verdicts": [f"{line['at'][:10]} {line['action']}" for line in lines if _is_verdict(line)][-5:],
         "journal": f"{len(segments)} segments, {sum(p.stat().st_size for p in segments):,} bytes",
         "service": service.url if service else "not running",
@@ -55,6 +56,15 @@ def _retraining(case: UseCase, lines: list[dict[str, Any]], now: datetime) -> di
         "quarantine": "; ".join(map(str, quarantine.holding(lines))) or "nothing is left out of trainings",
         "automation": policy.unfollowed(lines, wall, rules.notice_minutes) or "every event was followed by a run",
     }
+
+
+def _backtest(home: Path, use_case: str) -> str | None:
+    """What the newest backtest recommends, as of when, and its page."""
+    found = backtests.latest(home, use_case)
+    if found is None:
+        return None
+    said = found["recommendation"]
+    return f"{said['policy'] or 'nothing'} recommended as of {found['until'][:10]}: {said['why']}. {found['report']}"
 
 
 def _is_verdict(line: dict[str, Any]) -> bool:

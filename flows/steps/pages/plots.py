@@ -5,7 +5,7 @@ Ito's, which differ for every kind of colour vision.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import pairwise
 
@@ -19,6 +19,8 @@ from flows.steps.training.metrics import Importance, classification
 from flows.steps.training.resampling import BINS, Floats, checked
 
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
+COLOURS = (GREY, BLUE, ORANGE, RED, "#009E73", "#CC79A7", "#56B4E9")
+LINES = ("o-", "s--")
 SMALL, TITLE = 9, 10
 MOST_BARS = 12
 
@@ -162,6 +164,36 @@ def quality_over_time(points: Sequence[Point], title: str, *, metric: str, dummy
     axes.set_xticks(range(len(points))[::step], labels[::step])
     axes.set_xlim(-0.6, len(points) - 0.4)
     axes.legend(fontsize=SMALL, ncols=3, loc="lower right")
+    return _png(figure)
+
+
+def policies_over_time(times: Sequence[str], values: Mapping[str, Sequence[float]], *, metric: str) -> bytes:
+    """A metric per window for each policy, NaN where it is unknown; lines of equal values show beside each other."""
+    figure, axes = _figure(f"{metric} of the rows that came next", "window", metric)
+    at = np.arange(len(times))
+    for number, (name, line) in enumerate(values.items()):
+        width = 1.2 + 0.9 * (len(values) - 1 - number)
+        axes.plot(at, line, LINES[number // len(COLOURS)], color=COLOURS[number % len(COLOURS)], lw=width, label=name)
+    step = max(1, -(-len(times) // 6))
+    axes.set_xticks(at[::step], list(times)[::step], rotation=30, ha="right")
+    figure.legend(fontsize=SMALL, ncols=2, loc="outside lower center")
+    figure.set_size_inches(4.6, 4.4)
+    return _png(figure)
+
+
+def trade_off(
+    names: Sequence[str], costs: Sequence[float], values: Sequence[float], chosen: str, *, metric: str
+) -> bytes:
+    """A metric's mean against CPU seconds spent, one point per policy, in rings where several fall together."""
+    title = f"{chosen} is recommended" if chosen else "Quality and compute of each policy"
+    figure, axes = _figure(title, "CPU seconds of trainings and watching", f"mean {metric}")
+    for number, (name, cost, value) in enumerate(zip(names, costs, values, strict=True)):
+        colour, size = COLOURS[number % len(COLOURS)], 6 + 2.5 * (len(names) - number)
+        label, edge = (f"{name} (recommended)", "black") if name == chosen else (name, "white")
+        axes.plot(cost, value, "o", label=label, markeredgecolor=edge, zorder=3 + number, color=colour, ms=size)
+    axes.margins(x=0.12, y=0.2)
+    figure.legend(fontsize=SMALL, ncols=2, loc="outside lower center", markerscale=0.5)
+    figure.set_size_inches(4.6, 4.2)
     return _png(figure)
 
 

@@ -182,6 +182,41 @@ def latency_us(scorer: Scorer, x: Raw, calls: int = 200) -> float:
     return float(np.median(spent)) / 1_000
 
 
+def evidence(
+    use_case: UseCase,
+    scorer: Scorer,
+    model: bytes,
+    *,
+    train: Table,
+    test: Table,
+    as_of: pd.Timestamp,
+    parity: float,
+    latency_us: float,
+    rival: Rival | None,
+    left_out: int = 0,
+) -> gates.Evidence:
+    """What the gates look at: the test rows scored with candidate, champion and dummy."""
+    return gates.Evidence(
+        y=test.y,
+        scores=scorer.score(test.x),
+        dummy_scores=np.full(len(test.y), float(np.mean(train.y))),
+        threshold=scorer.manifest.threshold,
+        x=test.x,
+        names=test.names,
+        exported_names=export.exported_names(model),
+        parity=parity,
+        latency_us=latency_us,
+        test_age_days=int((as_of.tz_localize(None) - pd.Timestamp(test.times.max())).days),
+        champion_scores=None if rival is None else rival.scorer.score(rival.x),
+        champion_threshold=None if rival is None else rival.scorer.manifest.threshold,
+        slices=metrics.slice_masks(test.x, test.names, use_case.slices),
+        group=None if use_case.sensitive is None else test.x[:, test.names.index(use_case.sensitive)].astype(str),
+        seed=use_case.seed,
+        entities=test.entities if test.grouped else None,
+        left_out=left_out,
+    )
+
+
 def evaluate(
     use_case: UseCase,
     fitted: Pipeline,
@@ -195,28 +230,19 @@ def evaluate(
     left_out: int = 0,
 ) -> Candidate:
     """Score the test rows with candidate, champion and dummy, and collect what the gates need."""
-    scores = scorer.score(test.x)
-    dummy_scores = np.full(len(test.y), float(np.mean(train.y)))
-    rules, threshold = use_case.gates, scorer.manifest.threshold
-    evidence = gates.Evidence(
-        y=test.y,
-        scores=scores,
-        dummy_scores=dummy_scores,
-        threshold=threshold,
-        x=test.x,
-        names=test.names,
-        exported_names=export.exported_names(model),
+    found = evidence(
+        use_case,
+        scorer,
+        model,
+        train=train,
+        test=test,
+        as_of=as_of,
         parity=parity(fitted, scorer, test.x[:5_000], use_case.seed),
         latency_us=latency_us(scorer, test.x),
-        test_age_days=int((as_of.tz_localize(None) - pd.Timestamp(test.times.max())).days),
-        champion_scores=None if rival is None else rival.scorer.score(rival.x),
-        champion_threshold=None if rival is None else rival.scorer.manifest.threshold,
-        slices=metrics.slice_masks(test.x, test.names, use_case.slices),
-        group=None if use_case.sensitive is None else test.x[:, test.names.index(use_case.sensitive)].astype(str),
-        seed=use_case.seed,
-        entities=test.entities if test.grouped else None,
+        rival=rival,
         left_out=left_out,
     )
+    scores, rules, threshold = found.scores, use_case.gates, found.threshold
     # without sound scores and both classes there is nothing to measure, and the gates say so
     sound = bool(((scores >= 0) & (scores <= 1)).all()) and 0 < test.y.mean() < 1
     return Candidate(
@@ -224,8 +250,8 @@ def evaluate(
         model=model,
         scorer=scorer,
         test_scores=scores,
-        dummy_scores=dummy_scores,
-        evidence=evidence,
+        dummy_scores=found.dummy_scores,
+        evidence=found,
         intervals=metrics.bootstrap(
             test.y,
             scores,
@@ -233,19 +259,19 @@ def evaluate(
             n=rules.bootstrap,
             confidence=rules.confidence,
             seed=use_case.seed,
-            groups=evidence.entities,
+            groups=found.entities,
         )
         if sound
         else {},
-        dummy=metrics.classification(test.y, dummy_scores, 0.5) if sound else {},
+        dummy=metrics.classification(test.y, found.dummy_scores, 0.5) if sound else {},
         slices=metrics.slice_table(
             test.y,
             scores,
             threshold,
-            evidence.slices,
-            champion_scores=evidence.champion_scores,
+            found.slices,
+            champion_scores=found.champion_scores,
             min_rows=rules.min_slice_rows,
-            groups=evidence.entities,
+            groups=found.entities,
         )
         if sound
         else [],
