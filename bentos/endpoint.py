@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from bentos.hot import HotService, compose, refuse
 from bentos.runtime import metrics
 from bentos.runtime.answers import RowError
 from bentos.runtime.batcher import Overloaded
+from bentos.runtime.features.store import CARRIED, containerized
 from bentos.runtime.home import home
 from bentos.runtime.predictor import Predictor
 from bentos.runtime.scoring.inputs import MAX_ROWS
@@ -35,7 +37,14 @@ def workers() -> int:
     return int(text or 1) or 1
 
 
+def image() -> Any:
+    """The image of a container: Python on Debian, without the compilers that BentoML adds for the distros it knows."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return bentoml.images.Image(base_image=f"docker.io/library/python:{python}-slim", distro="without compilers")
+
+
 SERVICE: dict[str, Any] = {
+    "image": image(),
     "service_class": HotService,
     "workers": workers(),
     "threads": 8,
@@ -135,14 +144,28 @@ def _set_aside(value: Any, handler: Callable[[Any], BaseModel]) -> BaseModel | R
 
 
 def open_predictor(use_case: str) -> Predictor:
-    """The predictor of a use case whose releases are BentoML models; `BENTOFLOW_RELEASE` names a container's own."""
+    """The predictor of a use case whose releases are BentoML models; a container answers with the one that it carries.
+
+    `BENTOFLOW_RELEASE` names another one of the store.
+    """
+    own = os.environ.get("BENTOFLOW_RELEASE", "").strip() or carried()
     return Predictor(
         use_case,
         home(),
         lambda tag: Path(bentoml.models.get(tag).path),
-        release=os.environ.get("BENTOFLOW_RELEASE", "").strip() or None,
+        release=own,
         settle=settle,
     )
+
+
+def carried() -> str | None:
+    """Tag of a container's one model; Feast's registry in its folder is the one to read by, unless another is named."""
+    found = bentoml.models.list() if containerized() else []
+    if len(found) != 1:
+        return None
+    if (registry := Path(found[0].path) / CARRIED).is_file():
+        os.environ.setdefault("BENTOFLOW_FEATURE_REGISTRY", str(registry))
+    return str(found[0].tag)
 
 
 class Answering:

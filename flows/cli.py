@@ -85,19 +85,23 @@ def release(
     min_answers: Annotated[int, typer.Option(min=1, help="rows that each step of the canary waits for")] = 200,
     step_minutes: Annotated[float, typer.Option(min=0, help="how long a step waits for them at most")] = 60.0,
     labels: Annotated[str | None, typer.Option(help="parquet with request_id and label, for early quality")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="local, or registry: an image (default: BENTOFLOW_TARGET, else local)")
+    ] = None,
 ) -> None:
     """Release a version whose gates said PROMOTE, at once or as a canary that is judged step by step."""
     from flows.release import release as run
     from flows.walk import parsed
 
     waits = {"min_answers": min_answers, "step_minutes": step_minutes}
-    show(run(use_case, version, reason=reason, steps=parsed(canary), labels=labels, **waits))
+    to: Any = target  # checked by the flow
+    show(run(use_case, version, target=to, reason=reason, steps=parsed(canary), labels=labels, **waits))
 
 
 @app.command()
 def rollback(use_case: UseCase = "churn", reason: Reason = "manual") -> None:
     """Back to the previous release: model, threshold, features and reference."""
-    from flows.release import rollback as run
+    from flows.rollback import rollback as run
 
     show(run(use_case, reason))
 

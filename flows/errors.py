@@ -41,3 +41,7 @@ class AlertError(BentoflowError):
 
 class ReleaseError(BentoflowError):
     """A release, rollout or rollback could not be carried out whole."""
+
+
+class ImageError(ReleaseError):
+    """A container image could not be built, tested, pushed, pulled or verified; the message never holds credentials."""

@@ -1,4 +1,4 @@
-"""release: a gated version becomes model, bento, staged arm, smoke-tested champion; or everything reverts."""
+"""release: a gated version becomes model, bento, image if asked for, smoke-tested champion; or everything reverts."""
 
 import json
 import os
@@ -19,13 +19,13 @@ from bentos.runtime import clock
 from bentos.runtime.scoring import manifest
 from flows import usecases, walk
 from flows.alerts import outbox
-from flows.errors import GateError, ReleaseError, StoreError
+from flows.errors import GateError, ReleaseError
 from flows.settings import Settings, settings
-from flows.steps.rollouts import tenure
-from flows.stores import bentos, history, lineage, locks, registry, transaction
+from flows.stores import bentos, history, images, lineage, locks, registry, transaction
 from flows.targets import local
+from flows.targets import registry as remote
 
-Target = Literal["local"]
+Target = Literal["local", "registry"]
 
 
 class Busy(ReleaseError):
@@ -96,6 +96,7 @@ def keep(use_case: str, version: registry.Version) -> tuple[str, Path]:
         release = Path(folder) / "kept"
         shutil.copytree(files, release)
         (release / "release.json").write_text(json.dumps({"release": tag, "model_version": version.number}))
+        bentos.carry_registry(settings().home, release)
         bentos.keep_model(tag, release, {"use_case": use_case, "version": version.number, "snapshot": found.snapshot})
     return tag, bentos.model_folder(tag)
 
@@ -119,8 +120,18 @@ def build(tag: str, use_case: str, folder: Path) -> str:
 
 
 @task(cache_policy=NO_CACHE)
+def package(chosen: Settings, use_case: str, bento: str, folder: Path) -> str:
+    """The bento as an image, tested and pushed; `repository@sha256:…`."""
+    say = get_run_logger().info
+    return str(remote.package(chosen, use_case, bento, folder, say=say, checkpoint=checkpoint))
+
+
+@task(cache_policy=NO_CACHE)
 def verify(chosen: Settings, pending: transaction.Transaction, folder: Path) -> str:
-    """Start or find the service, and ask the staged arm for its golden rows."""
+    """Ask for the golden rows: the staged arm of the local service, or the image as the registry has it."""
+    if pending.image:
+        image = images.parsed(pending.image)
+        return remote.verify(chosen, image, folder, pending.release, say=get_run_logger().info)
     arm = "champion" if pending.release == pending.champion_before else "challenger"
     service = local.ensure(chosen, pending.use_case, pending.bento or None)
     entity = manifest.load(folder).entity
@@ -153,6 +164,17 @@ def carry_out(
     return transaction.describe(done)
 
 
+def imaged(home: Path, use_case: str, champion: registry.Version, image: str) -> dict[str, Any]:
+    """Record the image that a champion was given after its release; what it is answered with stays as it is."""
+    same = champion.tags.get("image") == image
+    if not same:
+        facts = {"version": champion.number, "release": champion.tags.get("release"), "image": image}
+        history.append(home, use_case, "imaged", at=clock.now(home, use_case), **facts)
+        registry.tag(use_case, champion.number, image=image)
+    action = "unchanged" if same else "imaged"
+    return {"use_case": use_case, "action": action, "version": champion.number, "image": image}
+
+
 def kept(use_case: str, run: FlowRun, error: object) -> None:
     """A line of history for a run that failed and reverted nothing, so that it is told; a refusal is none."""
     home = settings().home
@@ -169,7 +191,7 @@ def kept(use_case: str, run: FlowRun, error: object) -> None:
 def release(
     use_case: str = "churn",
     version: str | None = None,
-    target: Target = "local",
+    target: Target | None = None,
     reason: str = "manual",
     steps: tuple[int, ...] = (),
     min_answers: int = walk.Plan.min_answers,
@@ -177,6 +199,9 @@ def release(
     labels: str | None = None,
 ) -> dict[str, Any]:
     """Release a version (default: the challenger) whose gates said PROMOTE; a worse one never gets this far.
+
+    `target` is `local`, a service on this machine, or `registry`, an image in BENTOFLOW_REGISTRY by its digest; the
+    default is BENTOFLOW_TARGET. A champion without an image gets one.
 
     With `steps`, such as 1, 10, 50, 100, it answers that percentage of entities first, each step until `min_answers`
     rows came or `step_minutes` are over, and is judged on errors, latency, scores and, where `labels` (parquet with
@@ -186,6 +211,11 @@ def release(
     chosen, log = settings(), get_run_logger()
     plan = walk.Plan(steps=tuple(steps), min_answers=min_answers, max_minutes=step_minutes, labels=labels)
     usecases.load(use_case)
+    as_image = (target or chosen.target) == "registry"
+    if as_image:
+        images.repository(chosen, use_case)  # before anything is done: where it would go
+        if plan.steps:
+            raise ReleaseError("a canary is judged by the answers of a service; --target registry releases an image")
     with exclusive(chosen.home, use_case):
         if (settled := transaction.recover(chosen.home, use_case)) is not None:
             log.warning("an interrupted release was %s", settled)
@@ -193,11 +223,14 @@ def release(
                 return {"use_case": use_case, "action": settled}
         wanted = releasable(use_case, version)
         before = registry.aliases(use_case)
-        if before.get("champion") == wanted.number:
+        if before.get("champion") == wanted.number and not as_image:
             log.info("version %s is champion already", wanted.number)
             return {"use_case": use_case, "action": "unchanged", "version": wanted.number}
         tag, folder = keep(use_case, wanted)
         bento = build(tag, use_case, folder)
+        image = package(chosen, use_case, bento, folder) if as_image else ""
+        if before.get("champion") == wanted.number:
+            return imaged(chosen.home, use_case, wanted, image)
         pending = transaction.Transaction(
             use_case=use_case,
             action="promoted",
@@ -205,6 +238,7 @@ def release(
             version=wanted.number,
             reason=reason,
             bento=bento,
+            image=image,
             at=clock.now(chosen.home, use_case).isoformat(),
             aliases={"champion": wanted.number, "challenger": None, "previous": before.get("champion")},
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
@@ -214,50 +248,9 @@ def release(
     create_markdown_artifact(
         key=f"{use_case}-release",
         markdown=f"# {use_case} version {wanted.number} is champion\n\n"
-        f"Release `{tag}`, bento `{bento}`, because: {reason}.",
+        f"Release `{tag}`, bento `{bento}`{f', image `{image}`' if image else ''}, because: {reason}.",
     )
     return result
-
-
-@flow(name="rollback", **outbox.hooks(kept))
-def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
-    """Back to the previous release, whole: model, threshold, features and reference; verified before it answers."""
-    chosen, log = settings(), get_run_logger()
-    usecases.load(use_case)
-    with exclusive(chosen.home, use_case):
-        if (settled := transaction.recover(chosen.home, use_case)) is not None:
-            log.warning("an interrupted release was %s; say rollback again if you still want it", settled)
-            return {"use_case": use_case, "action": settled}
-        champions = tenure.stack(history.read(chosen.home, use_case))
-        if len(champions) < 2:
-            raise ReleaseError(f"{use_case} has no previous release to go back to; see `bentoflow status`")
-        earlier = next(
-            line
-            for line in reversed(history.read(chosen.home, use_case))
-            if line["action"] == tenure.PROMOTED and line["version"] == champions[-2]
-        )
-        try:
-            folder = bentos.model_folder(earlier["release"])
-        except StoreError:
-            folder = keep(use_case, registry.get(use_case, earlier["version"]))[1]
-        before = registry.aliases(use_case)
-        pending = transaction.Transaction(
-            use_case=use_case,
-            action="rolled back",
-            release=earlier["release"],
-            version=earlier["version"],
-            bento=earlier.get("bento", ""),
-            reason=reason,
-            at=clock.now(chosen.home, use_case).isoformat(),
-            aliases={
-                "champion": earlier["version"],
-                "challenger": None,
-                "previous": champions[-3] if len(champions) > 2 else None,
-            },
-            aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
-            champion_before=transaction.champion_release(chosen.home, use_case),
-        )
-        return carry_out(chosen, pending, folder, log)
 
 
 if __name__ == "__main__":

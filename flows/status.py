@@ -32,6 +32,7 @@ def status(chosen: Settings, use_case: str) -> dict[str, Any]:
         if champion is None or since is None
         else f"version {champion.number}, {since['action']} at {since['at'][:10]} ({since['reason']}), "
         f"release {since['release']}",
+        "image": champion.tags.get("image") if champion else None,
         "aliases": registry.aliases(use_case),
         "rollout": _arms(home, use_case, local.health(service.url) if service else None),
         "under way": None

@@ -85,14 +85,15 @@ def s3() -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        _await(endpoint, process)
+        awaited(endpoint, process)
         yield endpoint
     finally:
         process.terminate()
         process.wait(timeout=20)
 
 
-def _await(endpoint: str, process: "subprocess.Popen[bytes]", seconds: float = 90) -> None:
+def awaited(endpoint: str, process: "subprocess.Popen[bytes]", seconds: float = 90) -> None:
+    """Wait until a started process answers at its URL."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the server of {endpoint} ended with {process.returncode}"

@@ -16,7 +16,8 @@ from flows.errors import BentoflowError, ContractError
 from flows.explain import explain
 from flows.feedback import feedback
 from flows.prepare import prepare
-from flows.release import release, rollback
+from flows.release import release
+from flows.rollback import rollback
 from flows.settings import Settings
 from flows.steps.pages import drift_story, narrative
 from flows.steps.pages import page as pages

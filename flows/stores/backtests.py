@@ -21,6 +21,7 @@ from flows.environment import ROOT
 from flows.steps.backtesting.trained import Costed, Trained
 from flows.steps.gating import gates
 from flows.steps.monitoring import estimates
+from flows.steps.monitoring.kinds import Promise
 from flows.steps.training.candidate import Table
 from flows.steps.training.search import Trial
 from flows.stores import lineage, tables
@@ -81,7 +82,8 @@ def save(place: Path, made: Costed[Trained]) -> None:
         if value.quality is not None:
             (draft / estimates.FILE).write_text(estimates.to_json(value.quality))
         facts = {"moment": value.moment.isoformat(), "recipe": asdict(value.recipe), "seconds": made.seconds}
-        facts |= {name: getattr(value, name) for name in ("rows", "parity", "latency_us", "promised")}
+        facts |= {name: getattr(value, name) for name in ("rows", "parity", "latency_us")}
+        facts["promised"] = asdict(value.promised) if value.promised else None
         (draft / FACTS).write_text(json.dumps(facts))
         files = {p.name: sha256(p) for p in sorted(draft.iterdir())}
         (draft / MANIFEST).write_text(replace(value.manifest, files=files).dump())
@@ -109,7 +111,8 @@ def load(place: Path) -> Costed[Trained] | None:
             reference=sketches.from_json((place / REFERENCE).read_text()),
             known=calibration.from_json((place / calibration.FILE).read_text()),
             quality=estimates.from_json(quality.read_text()) if quality.exists() else None,
-            **{name: facts[name] for name in ("rows", "parity", "latency_us", "promised")},
+            promised=Promise(**facts["promised"]) if facts["promised"] else None,
+            **{name: facts[name] for name in ("rows", "parity", "latency_us")},
         )
     except (OSError, ValueError, KeyError, TypeError, ManifestError):
         shutil.rmtree(place)

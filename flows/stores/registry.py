@@ -202,6 +202,11 @@ def tag(use_case: str, number: str, **tags: Any) -> None:
         client().set_model_version_tag(use_case, number, key, text)
 
 
+def keep_text(version: Version, name: str, text: str) -> None:
+    """Keep a text file with the version's run."""
+    client().log_text(version.run_id, text, name)
+
+
 def metrics(version: Version) -> dict[str, float]:
     """The metrics of the version's run."""
     return dict(client().get_run(version.run_id).data.metrics)

@@ -31,6 +31,7 @@ class Transaction:
     aliases_before: dict[str, str | None]
     champion_before: str | None  # release tag
     bento: str = ""
+    image: str = ""  # repository@sha256:… where the target is a registry
     committed: bool = False
     id: str = field(default_factory=lambda: uuid4().hex)
 
@@ -104,7 +105,8 @@ def switch(home: Path, pending: Transaction) -> None:
 
 def record(home: Path, pending: Transaction) -> None:
     """Aliases, then one line of history, then the end of the transaction."""
-    registry.tag(pending.use_case, pending.version, release=pending.release, bento=pending.bento)
+    image = {"image": pending.image} if pending.image else {}
+    registry.tag(pending.use_case, pending.version, release=pending.release, bento=pending.bento, **image)
     registry.set_aliases(pending.use_case, pending.aliases)
     lines = history.read(home, pending.use_case)
     if not any(line.get("transaction") == pending.id for line in lines):
@@ -117,6 +119,7 @@ def record(home: Path, pending: Transaction) -> None:
             version=pending.version,
             release=pending.release,
             bento=pending.bento,
+            **image,
             previous=pending.aliases_before.get("champion"),
             reason=pending.reason,
         )
@@ -169,6 +172,7 @@ def describe(pending: Transaction) -> dict[str, Any]:
         "release": pending.release,
         "version": pending.version,
         "bento": pending.bento,
+        **({"image": pending.image} if pending.image else {}),
         "previous": pending.aliases_before.get("champion"),
         "reason": pending.reason,
     }

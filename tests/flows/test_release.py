@@ -11,11 +11,13 @@ import pytest
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.scoring import manifest
 from bentos.runtime.scoring.release import ReleaseRefused, load_release
-from flows.errors import GateError, ReleaseError
-from flows.release import release, rollback
+from flows.errors import GateError, ImageError, ReleaseError
+from flows.release import release
+from flows.rollback import rollback
 from flows.steps.rollouts import tenure
-from flows.stores import bentos, history, locks, registry, transaction
+from flows.stores import bentos, history, images, locks, registry, transaction
 from flows.targets import local
+from flows.targets import registry as remote
 from tests.flows.conftest import Bases, at_home, champion, copied
 
 
@@ -240,3 +242,82 @@ def test_an_interrupted_release_is_settled_before_the_next(released: Path) -> No
     assert [line["action"] for line in history.read(released, "churn")][-2:] == ["reverted", "promoted"]
     assert state(released)["pending"] is None
     assert json.loads(rollout.rollout_path(released, "churn").read_text())["arms"][0]["release"].startswith("churn:v2")
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Images that were verified; nothing is built or pushed: `tests/container` does the real thing."""
+    found: list[str] = []
+
+    def verify(chosen: Any, image: images.ImageRef, folder: Path, release: str, **more: Any) -> str:
+        found.append(str(image))
+        return "fine"
+
+    monkeypatch.setenv("BENTOFLOW_REGISTRY", "localhost:5000")
+    monkeypatch.setattr(
+        remote,
+        "package",
+        lambda chosen, use_case, bento, folder, **more: images.parsed(image_of(bento)),
+    )
+    monkeypatch.setattr(remote, "verify", verify)
+    return found
+
+
+def image_of(bento: str) -> str:
+    """The image that a bento's would be."""
+    return f"localhost:5000/churn@sha256:{bento.encode().hex():0<64.64}"
+
+
+def test_a_release_to_a_registry_is_known_by_its_digest(released: Path, verified: list[str]) -> None:
+    """The image that was verified is in the result, on the version and in the history."""
+    done = release("churn", another().number, target="registry")
+    assert [done["image"]] == verified == [image_of(done["bento"])]
+    assert registry.get("churn", "2").tags["image"] == history.read(released, "churn")[-1]["image"] == done["image"]
+
+
+def test_a_champion_without_an_image_gets_one(released: Path, verified: list[str]) -> None:
+    """Released on this machine first, then to the registry: nothing else changes, and a second time nothing at all."""
+    before = state(released)
+    assert release("churn", "1", target="registry")["action"] == "imaged"
+    assert release("churn", "1", target="registry")["action"] == "unchanged"
+    assert state(released) == before
+    assert [line["action"] for line in history.read(released, "churn")].count("imaged") == 1
+    assert tenure.stack(history.read(released, "churn")) == ["1"]
+
+
+def test_rollback_verifies_the_previous_image(released: Path, verified: list[str]) -> None:
+    """Back to the digest that the earlier version was given, not to what its tag may have become."""
+    first = release("churn", "1", target="registry")["image"]
+    release("churn", another().number, target="registry")
+    done = rollback("churn")
+    assert done["image"] == first == verified[-1]
+    assert registry.aliases("churn")["champion"] == "1"
+
+
+def test_an_image_that_fails_is_not_released(
+    released: Path, verified: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signature that is missing, a digest that is gone: everything reverts, and the version has no image."""
+
+    def verify(*args: Any, **more: Any) -> str:
+        raise ImageError("no matching signatures")
+
+    monkeypatch.setattr(remote, "verify", verify)
+    before, version = state(released), another()
+    with pytest.raises(ImageError, match="no matching signatures"):
+        release("churn", version.number, target="registry")
+    assert state(released) == before
+    assert "image" not in registry.get("churn", version.number).tags
+    assert history.read(released, "churn")[-1]["action"] == "reverted"
+
+
+def test_what_a_registry_cannot_do_is_refused_at_once(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No registry named, or a canary, which needs a service's answers: nothing is built."""
+    version = another().number
+    monkeypatch.setenv("BENTOFLOW_TARGET", "registry")
+    with pytest.raises(ImageError, match="BENTOFLOW_REGISTRY is not set"):
+        release("churn", version)
+    monkeypatch.setenv("BENTOFLOW_REGISTRY", "localhost:5000")
+    with pytest.raises(ReleaseError, match="a canary is judged by the answers of a service"):
+        release("churn", version, steps=(10, 100))
+    assert release("churn", version, target="local")["version"] == version

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bentos.runtime import metrics
+from bentos.runtime.features.absent import AbsentReader
 from bentos.runtime.features.online import FeatureReader
 from bentos.runtime.features.packed import Vectors
 from bentos.runtime.features.rows import FeatureRows
@@ -111,7 +112,7 @@ def _joined(held: Sequence[Held]) -> Vectors:
     return Vectors(numbers.reshape(len(held), -1), np.array([texts for *_, texts in held], dtype=object))
 
 
-EntityReader = FeatureReader | CachedReader
+EntityReader = FeatureReader | CachedReader | AbsentReader
 
 
 def lifetime() -> float:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bentos.runtime.features.absent import AbsentReader
 from bentos.runtime.features.cache import CachedReader, EntityReader, cached
 from bentos.runtime.features.online import FeatureReader
 from bentos.runtime.features.rows import FeatureRows
-from bentos.runtime.features.store import OnlineError
+from bentos.runtime.features.store import OnlineError, absent
 from bentos.runtime.home import ROOT
 from bentos.runtime.scoring.manifest import Manifest
 
@@ -58,6 +59,8 @@ def _oldest(times: Sequence[datetime | None]) -> datetime | None:
 
 def open_reader(home: Path, manifest: Manifest, *, root: Path = ROOT) -> Reader:
     """The reader of a release's stored features, behind a cache if so set; OnlineError says what is missing."""
+    if absent():
+        return _absent(manifest)
     service = manifest.feature_service
     if not manifest.time:
         reader = FeatureReader.open(
@@ -76,6 +79,13 @@ def open_reader(home: Path, manifest: Manifest, *, root: Path = ROOT) -> Reader:
             f"{', '.join(manifest.keys)}; train again"
         )
     return JoinedReader([cached(reader, manifest.use_case) for reader in readers], manifest.stored)
+
+
+def _absent(manifest: Manifest) -> Reader:
+    """What stands in for a release's stored features where there is no online store."""
+    if not manifest.time:
+        return AbsentReader(manifest.entity, manifest.names)
+    return JoinedReader([AbsentReader(key, manifest.stored) for key in manifest.keys], manifest.stored)
 
 
 def caches(readers: Iterable[Reader]) -> list[CachedReader]:

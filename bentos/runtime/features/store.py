@@ -7,6 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
+NONE = "none"
+CARRIED = "feature_registry.db"  # Feast's registry in a release's folder, for containers
 HOME_IN_YAML = "../.bentoflow/"
 REDIS_URL = "it must be redis://[user:password@]host[:port][/db], with % codes for special characters of the password"
 
@@ -18,7 +20,8 @@ class OnlineError(RuntimeError):
 def settings(home: Path, root: Path) -> dict[str, Any]:
     """What feature_store.yaml says, with its data under `home`.
 
-    `BENTOFLOW_ONLINE_STORE=redis://…` replaces the online store.
+    `BENTOFLOW_ONLINE_STORE=redis://…` replaces the online store, `BENTOFLOW_FEATURE_REGISTRY` the path of the registry,
+    as in an image, which carries the one that its release was made with.
     """
     path = root / "feature_repo" / "feature_store.yaml"
     try:
@@ -26,11 +29,25 @@ def settings(home: Path, root: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise OnlineError(f"no {path}: the feature store is described there") from error
     raw = _rebase(raw, home)
+    if containerized():
+        raw.pop("offline_store", None)  # an image only reads online, and has no DuckDB
     if not isinstance(raw["registry"], dict):
         raw["registry"] = {"path": raw["registry"]}
-    if url := os.environ.get("BENTOFLOW_ONLINE_STORE", "").strip():
+    if path_of_registry := os.environ.get("BENTOFLOW_FEATURE_REGISTRY", "").strip():
+        raw["registry"]["path"] = path_of_registry
+    if (url := os.environ.get("BENTOFLOW_ONLINE_STORE", "").strip()) and url != NONE:
         raw["online_store"] = redis_store(url)
     return raw
+
+
+def containerized() -> bool:
+    """Whether this is a container that BentoML made."""
+    return os.environ.get("BENTOML_CONTAINERIZED") == "true"
+
+
+def absent() -> bool:
+    """Whether `BENTOFLOW_ONLINE_STORE=none` says that there is no online store, so that rows bring their features."""
+    return os.environ.get("BENTOFLOW_ONLINE_STORE", "").strip() == NONE
 
 
 def redis_store(url: str) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.scorer import Scorer
 from flows.steps.gating import gates
 from flows.steps.monitoring import estimates
+from flows.steps.monitoring.kinds import METRIC, Promise
 from flows.steps.training import candidate as candidates
-from flows.steps.training import search
+from flows.steps.training import dossier, search
 from flows.steps.training.candidate import Rival, Table
+from flows.steps.training.resampling import Interval
 from flows.steps.training.search import Trial
 from flows.usecases.spec import UseCase
 
@@ -49,7 +51,7 @@ class Trained:
     rows: int
     parity: float
     latency_us: float
-    promised: dict[str, float]
+    promised: Promise | None
     reference: tuple[Sketch, ...]
     known: calibration.Calibration
     quality: estimates.Quality | None
@@ -71,22 +73,31 @@ def train(
     recipe = recipe or searched(case, rows)
     fitted, model, scorer = candidates.fit(case, rows, recipe, draft)
     built = candidates.evaluate(case, fitted, model, scorer, train=rows, test=test, as_of=moment, rival=None)
+    built = replace(built, unseen=candidates.unseen(fitted, rows, case.max_search_rows, case.seed))
     reference = sketches.reference(test.frame().assign(score=built.test_scores), bins=case.drift.bins)
-    promised = {name: float(found.value) for name, found in built.intervals.items()}
+    found = built.intervals
     return Trained(
         moment=moment,
         recipe=recipe,
-        manifest=replace(scorer.manifest, metrics=promised),
+        manifest=replace(scorer.manifest, metrics={name: float(level.value) for name, level in found.items()}),
         model=model,
         scorer=scorer,
         rows=len(rows.y),
         parity=built.evidence.parity,
         latency_us=built.evidence.latency_us,
-        promised=promised,
+        promised=_promise(found.get(METRIC), test),
         reference=reference,
         known=calibration.calibrate(reference, case.drift, seed=case.seed),
-        quality=estimates.recalibrate(test.y, built.test_scores, scorer.manifest.threshold),
+        quality=dossier.promised_quality(built, rows, test),
     )
+
+
+def _promise(found: Interval | None, test: Table) -> Promise | None:
+    """What the model's windows are held to; None where the held-out rows could not be measured."""
+    if found is None:
+        return None
+    since = str(pd.Timestamp(test.times.min()).date())
+    return Promise(value=found.value, low=found.low, high=found.high, since=since)
 
 
 def searched(case: UseCase, rows: Table) -> Trial:

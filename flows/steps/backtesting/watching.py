@@ -45,8 +45,8 @@ def look(case: UseCase, model: Trained, rows: Table) -> Sight:
     now = windows.count(frame, model.reference, identity)
     estimated = None
     if model.quality is not None:
-        found, promise = estimates.estimate(model.quality, now.scores), model.quality.promise
-        estimated = kinds.level("estimated", found, promise.get(kinds.METRIC, {}).get("value"))
+        found = estimates.estimate(model.quality, now.scores, repeats=now.repeats)
+        estimated = kinds.level("estimated", found, model.promised)
     return Sight(
         verdict=drift.compare(model.reference, now.sketches, case.drift, model.known),
         signs=signatures.find(model.reference, now.sketches, now.copies, case.drift),
@@ -71,7 +71,7 @@ def measured(case: UseCase, model: Trained, rows: Table) -> Level | None:
         groups=own.entities,
     )
     level = {name: {"value": i.value, "low": i.low, "high": i.high} for name, i in found.items()}
-    return kinds.level("measured", level, model.promised.get(kinds.METRIC))
+    return kinds.level("measured", level, model.promised)
 
 
 def quick_fit(case: UseCase, champion: Trained, tables: tuple[Table, Table]) -> Prospect:

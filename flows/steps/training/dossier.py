@@ -74,9 +74,8 @@ def reference_frame(outcome: Outcome) -> pd.DataFrame:
     return outcome.test.frame().assign(score=outcome.built.test_scores)
 
 
-def promised_quality(outcome: Outcome) -> estimates.Quality | None:
+def promised_quality(built: Candidate, train: Table, test: Table) -> estimates.Quality | None:
     """What the labelled rows say of the scores of windows to come; None where the held-out ones are of one class."""
-    built, train, test = outcome.built, outcome.train, outcome.test
     threshold, entities = built.scorer.manifest.threshold, test.entities
     quality = estimates.recalibrate(test.y, built.test_scores, threshold, entities)
     if quality is None:
@@ -118,7 +117,7 @@ def write(folder: Path, outcome: Outcome, *, profile: bytes) -> Manifest:
     known = calibration.calibrate(reference, outcome.case.drift, seed=outcome.case.seed)
     (folder / calibration.FILE).write_text(calibration.to_json(known))
     (folder / rules.FILE).write_text(rules.to_json(outcome.case.drift))
-    if quality := promised_quality(outcome):
+    if quality := promised_quality(outcome.built, outcome.train, outcome.test):
         (folder / estimates.FILE).write_text(estimates.to_json(quality))
     (folder / TRAINING).write_text(json.dumps(training_facts(outcome), default=str))
     predictions = {"entity": test.entities, "time": test.times, "label": test.y, "score": built.test_scores}

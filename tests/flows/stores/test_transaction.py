@@ -220,3 +220,25 @@ def test_a_staged_release_answers_only_who_asks(
     """The challenger stands beside the champion with weight 0, and never twice."""
     found = transaction.arms(champion, challenger).arms
     assert [(arm.name, arm.release, arm.weight) for arm in found] == expected
+
+
+@pytest.mark.parametrize("stage", ON)
+def test_a_completed_release_has_its_image(released: Path, stage: Stage) -> None:
+    """The digest that was verified before the commit is on the version and in the history, however it was killed."""
+    image = "localhost:5000/churn@sha256:" + "ab" * 32
+    pending = replace(begun(released), image=image)
+    transaction.write(released, pending)
+    stage(released, pending)
+    transaction.recover(released, "churn")
+    assert registry.get("churn", "2").tags["image"] == image
+    assert history.read(released, "churn")[-1]["image"] == image
+
+
+@pytest.mark.parametrize("stage", BACK)
+def test_a_reverted_release_has_no_image(released: Path, stage: Stage) -> None:
+    """What was not verified is on no version."""
+    pending = replace(begun(released), image="localhost:5000/churn@sha256:" + "ab" * 32)
+    transaction.write(released, pending)
+    stage(released, pending)
+    transaction.recover(released, "churn")
+    assert "image" not in registry.get("churn", "2").tags

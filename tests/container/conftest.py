@@ -1,0 +1,100 @@
+"""One machine, and one home with two versions of a model, for all container tests."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.release import release
+from flows.stores import registry, transaction
+from tests import loop, servers
+from tests.container.machine import Machine, machine, require
+from tests.flows.conftest import at_home, feed, prefect_api, use  # noqa: F401  # two of them are fixtures
+
+AS_OF = datetime(1998, 1, 1, tzinfo=UTC)
+PLANTED = "opensesame-42"  # the password of a package index, which must get nowhere
+INDEX = f"https://builder:{PLANTED}@packages.invalid/simple"
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Machine]:
+    """The engine and the registry."""
+    require()
+    with machine(Path(tempfile.mkdtemp(prefix="bentoflow-container-"))) as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A home whose two versions were released as images, one after the other; the second is champion."""
+
+    home: Path
+    machine: Machine
+    redis: str
+    first: dict[str, Any]
+    second: dict[str, Any]
+    killed: dict[str, Any]
+    built_once: bool
+
+
+@pytest.fixture(scope="session")
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    """Changes that last as long as the home does."""
+    with pytest.MonkeyPatch.context() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def trained(
+    served: Machine,
+    prefect_api: None,  # noqa: F811
+    feed: dict[str, str],  # noqa: F811
+    patch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Path, str]]:
+    """Two versions that the gates promoted, of another seed each; features are in a Valkey. Home, and its URL."""
+    from flows.prepare import prepare
+    from flows.train import train
+
+    folder = tmp_path_factory.mktemp("shipping")
+    with servers.redis() as url, at_home(folder / "home") as home:
+        patch.setenv("BENTOFLOW_ONLINE_STORE", url)
+        patch.setenv("BENTOFLOW_REGISTRY", f"{served.host}/shop")
+        patch.setenv("BENTOFLOW_REGISTRY_PLAIN_HTTP", "true")
+        patch.setenv("BENTOFLOW_IMAGE_BACKEND", "podman")
+        patch.setenv("UV_EXTRA_INDEX_URL", INDEX)
+        use(patch)
+        prepare("churn", AS_OF, feed)
+        for seed in (1, 2):
+            use(patch, max_search_rows=1_000 * seed, trials=seed)
+            assert train("churn")["verdict"] == "PROMOTE"
+        registry.tag("churn", "2", judged_against="1")  # as if the first had been champion when it was trained
+        yield home, url
+
+
+@pytest.fixture(scope="session")
+def shipped(trained: tuple[Path, str], served: Machine) -> Shipped:
+    """Both versions released to the registry, the second after a first attempt that was killed as it had pushed."""
+    home, url = trained
+    first = release("churn", "1", target="registry", reason="first")
+    command = ["bentoflow", "release", "--version", "2", "--target", "registry"]
+    done = loop.run(home, *command, check=False, BENTOFLOW_KILL_AFTER="image_pushed")
+    killed = {
+        "code": done.returncode,
+        "pending": transaction.read(home, "churn"),
+        "champion": registry.aliases("churn").get("champion"),
+        "image": registry.get("churn", "2").tags.get("image"),
+    }
+    before = made(served)
+    second = release("churn", "2", target="registry", reason="better")
+    assert done.returncode == 137, done.stderr[-3000:]
+    return Shipped(home, served, url, first, second, killed, made(served) == before)
+
+
+def made(served: Machine) -> list[str]:
+    """When each image that is here was made."""
+    return sorted(served.podman("images", "--no-trunc", "--format", "{{.ID}} {{.CreatedAt}}").splitlines())
