@@ -29,7 +29,7 @@ from bentos.protocols.columns import Keys
 from bentos.protocols.documents import documented, own
 from bentos.refusals import Refusals
 from bentos.runtime import metrics
-from bentos.runtime.answers import Answer, RowError
+from bentos.runtime.answers import Answer, Results, RowError, encoded, errors
 from bentos.runtime.batcher import Overloaded
 from bentos.runtime.scoring.inputs import MAX_ROWS
 from bentos.runtime.scoring.wire import ANY, Order, Unfit, Wire
@@ -181,16 +181,15 @@ def refuse(error: Overloaded) -> tuple[int, str, bytes]:
     return 503, os.urandom(16).hex(), orjson.dumps(RowError(503, str(error)).dump())
 
 
-def compose(results: list[Answer | RowError], *, single: bool) -> tuple[int, str, bytes]:
+def compose(results: Results, *, single: bool) -> tuple[int, str, bytes]:
     """Status, request id and JSON of a whole reply: 207 if some rows of a list failed, else the first row's own."""
     if single:
         result = results[0]
         if isinstance(result, Answer):
             return 200, result.request_id, result.encoded
         return result.status, os.urandom(16).hex(), orjson.dumps(result.dump())
-    if {Answer}.issuperset(map(type, results)):
-        return 200, os.urandom(16).hex(), b"[%b]" % b",".join([r.encoded for r in results])  # type: ignore[union-attr]
+    if not (failed := errors(results)):
+        return 200, os.urandom(16).hex(), b"[%b]" % encoded(results)
     parts = [r.encoded if isinstance(r, Answer) else orjson.dumps({"status": r.status, **r.dump()}) for r in results]
-    failed = [r.status for r in results if isinstance(r, RowError)]
-    status = failed[0] if len(failed) == len(results) else 207
+    status = failed[min(failed)].status if len(failed) == len(results) else 207
     return status, os.urandom(16).hex(), b"[%b]" % b",".join(parts)

@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from starlette.responses import Response
 
 from bentos.protocols import declared
 from bentos.protocols.columns import Columns, Layout, Refused, Rows, too_many
 from bentos.protocols.exchange import Call, aside, json_response, parse_json, request_id
-from bentos.runtime.answers import Answer
+from bentos.runtime.answers import Results, column, encoded
 from bentos.runtime.scoring.inputs import MAX_ROWS
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ async def predict(call: Call) -> Response:
     answers = await call.answers(rows)
     accept = call.request.headers.get("accept", "*/*").lower()
     if JSON in accept and STREAM not in accept:
-        content = b"[%b]" % b",".join([a.encoded for a in answers])
+        content = b"[%b]" % encoded(answers)
         return Response(content, headers=request_id(answers), media_type=JSON)
-    entity = answers[0].entity if answers else call.asked()[1].manifest.entity
+    entity = column(answers, "entity")[0] if answers else call.asked()[1].manifest.entity
     content = await aside(len(call.body), to_stream, answers, entity)
     return Response(content, headers=request_id(answers), media_type=STREAM)
 
@@ -83,20 +84,20 @@ def from_table(table: "pa.Table") -> Columns:
     import pyarrow as pa
 
     found: Columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
+    for name, values in zip(table.column_names, table.columns, strict=True):
         if name.startswith(INDEX):
             continue
         if name in found:
             raise Refused(400, "is there twice", field=f"{name:.80}")
-        kind = column.type
-        if pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not column.null_count):
-            found[name] = column.to_numpy()
+        kind = values.type
+        if pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not values.null_count):
+            found[name] = values.to_numpy()
         elif pa.types.is_decimal(kind):
-            found[name] = column.cast(pa.float64()).to_numpy()
+            found[name] = values.cast(pa.float64()).to_numpy()
         elif pa.types.is_integer(kind) or pa.types.is_null(kind):
-            found[name] = column.to_pylist()
+            found[name] = values.to_pylist()
         elif _is_text(kind):
-            found[name] = _texts(column, f"{name:.80}")
+            found[name] = _texts(values, f"{name:.80}")
         else:
             raise Refused(
                 400, f"is of Arrow type {kind}; give numbers, or text if it is a key or a category", field=f"{name:.80}"
@@ -113,11 +114,11 @@ def _texts(column: Any, field: str) -> list[str | None]:
         lengths = [pc.utf8_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
     else:
         lengths = [pc.utf8_length(chunk) for chunk in column.chunks]
-    left = MAX_TEXT
-    for i, length in enumerate(length for chunk in lengths for length in chunk.fill_null(0).to_numpy().tolist()):
-        left -= length
-        if left < 0:
-            raise Refused(400, f"has more than {MAX_TEXT} characters; keys are short", row=i, field=field)
+    each = [np.asarray(chunk.fill_null(0), dtype=np.int64) for chunk in lengths]
+    so_far = np.cumsum(np.concatenate([np.zeros(0, np.int64), *each]))
+    if len(so_far) and so_far[-1] > MAX_TEXT:
+        first = int(np.argmax(so_far > MAX_TEXT))
+        raise Refused(400, f"has more than {MAX_TEXT} characters; keys are short", row=first, field=field)
     found: list[str | None] = column.cast(pa.large_string()).to_numpy().tolist()
     return found
 
@@ -129,12 +130,12 @@ def _is_text(kind: "pa.DataType") -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def to_stream(answers: list[Answer], entity: str) -> bytes:
+def to_stream(answers: Results, entity: str) -> bytes:
     """The answers as a stream of one batch: the key, what was decided, and by what."""
     import pyarrow as pa
 
-    keys: list[Any] = [a.key for a in answers]
-    key_type = pa.string() if any(isinstance(key, str) for key in keys) else pa.int64()
+    keys = column(answers, "key")
+    key_type = pa.string() if str in set(map(type, keys)) else pa.int64()
     kinds: dict[str, Any] = {
         "request_id": pa.string(),
         "probability": pa.float64(),
@@ -145,7 +146,7 @@ def to_stream(answers: list[Answer], entity: str) -> bytes:
         "release": pa.string(),
         "arm": pa.string(),
     }
-    arrays = {name: pa.array([getattr(a, name) for a in answers], kind) for name, kind in kinds.items()}
+    arrays = {name: pa.array(column(answers, name), kind) for name, kind in kinds.items()}
     named = {"request_id": arrays.pop("request_id"), entity: pa.array(keys, key_type)} | arrays
     batch = pa.RecordBatch.from_arrays(list(named.values()), names=list(named))
     sink = pa.BufferOutputStream()

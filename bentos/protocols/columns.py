@@ -5,7 +5,7 @@ column alone, and then the features come from the online store. A row that bring
 (or null): it is answered and journalled with a null entity, and labels find it by its request id only.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from bentos.runtime.scoring import table
 from bentos.runtime.scoring.given import NUMBERS, TEXTS
 from bentos.runtime.scoring.inputs import MAX_ROWS, Fields
+from bentos.runtime.scoring.table import Table
 from bentos.runtime.scoring.wire import Order, assembled
 
 Column = Sequence[Any] | npt.NDArray[Any]
@@ -89,15 +91,11 @@ class Layout:
         if lacking := [name for name in self.names if name not in columns]:
             raise Refused(400, "missing; bring all features or none", field=lacking[0])
         keys = self.keys.check(columns.get(self.entity, [None] * n), self.entity, required=False)
-        return assembled(self.entity, keys, Order(self.names, self.categorical), self._values(columns))
+        return Table(self.entity, keys, Order(self.names, self.categorical), self._values(columns))
 
-    def _values(self, columns: Mapping[str, Column]) -> Iterable[Sequence[Any]]:
-        """Each row's values in the order of the names, None where missing."""
-        found = [
-            texts(columns[name], name) if name in self.categorical else gaps(floats(columns[name], name))
-            for name in self.names
-        ]
-        return zip(*found, strict=True)
+    def _values(self, columns: Mapping[str, Column]) -> list[table.Column]:
+        """The values of each feature in the order of the names: numbers with NaN where missing, texts with None."""
+        return [(texts if name in self.categorical else floats)(columns[name], name) for name in self.names]
 
     def matrix(self, values: Any) -> Columns:
         """The columns of a list of lists, or an array, that has the features in the model's order."""
@@ -139,12 +137,6 @@ def floats(column: Column, field: str) -> npt.NDArray[np.float64]:
     if len(wrong := np.flatnonzero(np.isinf(x))):
         raise Refused(400, "is infinite or too large; missing is null", row=int(wrong[0]), field=field)
     return x
-
-
-def gaps(x: npt.NDArray[np.float64]) -> list[float | None]:
-    """The values, None for NaN."""
-    values: list[float | None] = x.tolist()
-    return [None if v != v else v for v in values] if np.isnan(x).any() else values
 
 
 def texts(column: Column, field: str) -> Sequence[str | None]:

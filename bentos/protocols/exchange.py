@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from bentos.protocols.columns import Keys, Layout, Refused, Rows
 from bentos.runtime import metrics
-from bentos.runtime.answers import Answer, RowError
+from bentos.runtime.answers import Results, RowError, column, errors
 from bentos.runtime.batcher import Overloaded
 from bentos.runtime.predictor import Predictor
 from bentos.runtime.rollouts.rollout import CHAMPION
@@ -80,7 +81,7 @@ class Call:
         known = ", ".join(release.model_version for release in bundle.arms.values())
         raise Refused(404, f"no version {version!r:.40} of {self.predictor.use_case!r} answers; there is {known}")
 
-    async def answers(self, decode: Callable[[Layout], Rows]) -> list[Answer]:
+    async def answers(self, decode: Callable[[Layout], Rows]) -> Results:
         """The answers to the rows that `decode` gives, all of them; Refused, with nothing journalled, if one has none.
 
         A row's own 4xx is a 400 here: these protocols use 404 and 409 for other things than rows.
@@ -95,12 +96,9 @@ class Call:
             smoke=self.request.headers.get("x-bentoflow-smoke") == "1",
             together=Together(len(rows), version=self.request.path_params.get("version")),
         )
-        found: list[Answer] = []
-        for i, result in enumerate(results):
-            if isinstance(result, RowError):
-                raise _of_row(i, result, manifest.entity)
-            found.append(result)
-        return found
+        if failed := errors(results):
+            raise _of_row(first := min(failed), failed[first], manifest.entity)
+        return results
 
 
 def _of_row(i: int, error: RowError, entity: str) -> Refused:
@@ -155,9 +153,10 @@ def check_parts(body: bytes, most: int) -> None:
     """Refused if JSON has more objects and lists than `most`, or more values than any table of a call."""
     if len(body) <= most:
         return
-    if (parts := body.count(b"{") + body.count(b"[")) > most:
+    signs = np.frombuffer(body, dtype=np.uint8)
+    if (parts := np.count_nonzero(signs == ord("{")) + np.count_nonzero(signs == ord("["))) > most:
         raise Refused(400, f"the body has {parts} objects and lists, more than the {most} of a call; send fewer rows")
-    if (commas := body.count(b",")) > MAX_COMMAS:
+    if len(body) > MAX_COMMAS and (commas := np.count_nonzero(signs == ord(","))) > MAX_COMMAS:
         raise Refused(400, f"the body has {commas} values, more than the {MAX_COMMAS} of a call; send fewer rows")
 
 
@@ -180,15 +179,16 @@ def parse_json(body: bytes) -> Any:
     return value
 
 
-def json_response(content: Any, status: int = 200, *, answers: list[Answer] | None = None) -> Response:
+def json_response(content: Any, status: int = 200, *, answers: Results | None = None) -> Response:
     """A response in JSON; of a single answer the request id is also a header, as /predict has it."""
     encoded = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(encoded, status, headers=request_id(answers), media_type="application/json")
 
 
-def request_id(answers: list[Answer] | None) -> dict[str, str]:
+def request_id(answers: Results | None) -> dict[str, str]:
     """The x-request-id header: the answer's own if there is one alone."""
-    return {"x-request-id": answers[0].request_id if answers and len(answers) == 1 else os.urandom(16).hex()}
+    alone = column(answers, "request_id") if answers and len(answers) == 1 else ()
+    return {"x-request-id": alone[0] if alone else os.urandom(16).hex()}
 
 
 def plain_error(refused: Refused) -> Response:

@@ -14,7 +14,7 @@ from bentos.protocols import tensors
 from bentos.protocols.columns import Columns, Layout, Refused, Rows
 from bentos.protocols.exchange import CURL, Call, aside, json_response, parse_json, request_id
 from bentos.protocols.tensors import Binary, Tensor
-from bentos.runtime.answers import Answer
+from bentos.runtime.answers import Results, column
 
 BINARY = "application/octet-stream"
 HEADER = "inference-header-content-length"
@@ -81,7 +81,7 @@ async def infer(call: Call) -> Response:
         return layout.rows(columns(given, layout))
 
     answers = await call.answers(rows)
-    version = answers[0].model_version if answers else call.asked()[1].model_version
+    version = column(answers, "model_version")[0] if answers else call.asked()[1].model_version
     about = {"model_name": name, "model_version": version} | ({"id": asked_id} if asked_id else {})
     return await aside(len(call.body), compose, about, answers, wanted)
 
@@ -126,14 +126,13 @@ def columns(given: list[Tensor], layout: Layout) -> Columns:
     return found
 
 
-def compose(about: dict[str, Any], answers: list[Answer], wanted: dict[str, bool]) -> Response:
+def compose(about: dict[str, Any], answers: Results, wanted: dict[str, bool]) -> Response:
     """The response: JSON, and behind it the outputs that were asked for in binary."""
     written = [
-        tensors.write(name, OUTPUTS[name], [getattr(a, name) for a in answers], binary=binary)
-        for name, binary in wanted.items()
+        tensors.write(name, OUTPUTS[name], column(answers, name), binary=binary) for name, binary in wanted.items()
     ]
     if answers:
-        about = about | {"parameters": {"release": answers[0].release, "arm": answers[0].arm}}
+        about = about | {"parameters": {name: column(answers, name)[0] for name in ("release", "arm")}}
     head = orjson.dumps(about | {"outputs": [output for output, _ in written]})
     headers = request_id(answers)
     if not any(wanted.values()):

@@ -17,6 +17,7 @@ from bentos.protocols import declared
 from bentos.protocols.columns import Columns, Layout, Refused, Rows, by_name, by_position, too_many
 from bentos.protocols.exchange import Call, json_response, parse_json
 from bentos.protocols.tfserving import named_or_placed
+from bentos.runtime.answers import column
 from bentos.runtime.scoring.inputs import MAX_ROWS
 
 VERSION = "3.17.2"  # of the MLflow whose protocol this is
@@ -48,7 +49,9 @@ async def invocations(call: Call) -> Response:
         return layout.rows(decode(call.body, layout), extra=True)
 
     answers = await call.answers(rows)
-    predictions = [{name: getattr(a, name) for name in COLUMNS} for a in answers]
+    predictions = [
+        dict(zip(COLUMNS, row, strict=True)) for row in zip(*(column(answers, name) for name in COLUMNS), strict=True)
+    ]
     return json_response({"predictions": predictions}, answers=answers)
 
 

@@ -1,6 +1,7 @@
 """Tensors of the Open Inference Protocol v2, in JSON and in its binary extension."""
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ TYPES = {
     **{f"FP{8 * size}": f"<f{size}" for size in (2, 4, 8)},
 }
 BYTES = "BYTES"
+LENGTH = struct.Struct("<I").unpack_from
 MAX_VALUES = MAX_ROWS * 10_000  # what a shape may promise
 
 
@@ -113,17 +115,21 @@ def _numbers(raw: memoryview, dtype: str, field: str) -> npt.NDArray[Any]:
 
 def _texts(raw: memoryview, field: str) -> npt.NDArray[Any]:
     """Texts as they lie in the extension: each behind its length in four bytes."""
-    found, at = [], 0
-    while at < len(raw):
-        end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
-        if at + 4 > len(raw) or end > len(raw):
-            raise Refused(400, "the lengths of its texts exceed its bytes", field=field)
-        try:
-            found.append(str(raw[at + 4 : end], "utf-8"))
-        except UnicodeDecodeError:
-            raise Refused(400, f"text {len(found)} is not UTF-8", field=field) from None
-        at = end
-    return _objects(found)
+    found, at, content = [], 0, bytes(raw)
+    try:
+        while at < len(content):
+            start = at + 4
+            at = start + LENGTH(content, at)[0]
+            found.append(content[start:at])
+    except struct.error:
+        at = len(content) + 1
+    if at > len(content):
+        raise Refused(400, "the lengths of its texts exceed its bytes", field=field)
+    try:
+        return _objects(list(map(bytes.decode, found)))
+    except UnicodeDecodeError:
+        wrong = next(i for i, text in enumerate(found) if "\ufffd" in text.decode(errors="replace"))
+        raise Refused(400, f"text {wrong} is not UTF-8", field=field) from None
 
 
 def _objects(values: Sequence[Any]) -> npt.NDArray[Any]:

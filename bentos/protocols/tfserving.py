@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from bentos.protocols.columns import Columns, Layout, Refused, Rows, by_name
 from bentos.protocols.exchange import CURL, Call, json_response, parse_json
+from bentos.runtime.answers import column
 
 
 async def models(call: Call) -> Response:
@@ -39,7 +40,7 @@ async def predict(call: Call) -> Response:
         return layout.rows(named_or_placed(value[given[0]], layout))
 
     answers = await call.answers(rows)
-    probabilities = [a.probability for a in answers]
+    probabilities = column(answers, "probability")
     return json_response({"predictions" if given == ["instances"] else "outputs": probabilities}, answers=answers)
 
 

@@ -1,9 +1,11 @@
 """What comes back for a row: an answer, or an error that is the row's own."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from itertools import accumulate, chain
+from typing import Any, NamedTuple, overload
 
 import orjson
 
@@ -48,39 +50,91 @@ class RowError:
         return {"error": self.error, **self.detail}
 
 
-GAP = "\x00"
-Column = Sequence[bytes] | bytes  # the JSON of each row, or of all
+Results = Sequence[Answer | RowError]  # of the rows of a call, or of a part of one, in order
 
 
-class Form:
-    """JSON lines that differ in a few places: the places are filled for a whole batch at once.
+class Columnar(Sequence[Answer | RowError]):
+    """Results that are kept by column and become an object per row only where one is asked for."""
 
-    A line costs a microsecond or two, a tenth of what encoding one dict per row does.
-    """
+    __slots__ = ()
 
-    def __init__(self, value: dict[str, Any]) -> None:
-        """`value` has GAP wherever rows may differ."""
-        line = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
-        self._parts = line.replace(b"%", b"%%").split(orjson.dumps(GAP))
+    @property
+    @abstractmethod
+    def errors(self) -> dict[int, RowError]:
+        """Why rows have no answer, by place."""
 
-    def fill(self, columns: Sequence[Column]) -> bytes:
-        """The lines, each with its end; a column holds the JSON of one gap, of every row or one for all of them."""
-        line, places = [self._parts[0]], []
-        for column, part in zip(columns, self._parts[1:], strict=True):
-            if isinstance(column, bytes):
-                line += [column.replace(b"%", b"%%"), part]
-            else:
-                line += [b"%b", part]
-                places.append(column)
-        rows, width = len(places[0]), len(places)
-        filled = [b""] * (rows * width)
-        for j, column in enumerate(places):
-            filled[j::width] = column
-        return (b"".join(line) * rows) % tuple(filled)
+    @abstractmethod
+    def column(self, name: str) -> Sequence[Any]:
+        """One field of all answers."""
+
+    @abstractmethod
+    def encoded(self) -> bytes:
+        """The JSON of all answers, a comma between them."""
 
 
-def texts(values: Sequence[Any]) -> list[bytes]:
-    """The JSON of each value."""
-    if not {int, float}.issuperset(map(type, values)):
-        return [orjson.dumps(v) for v in values]
-    return orjson.dumps(values)[1:-1].split(b",")
+class Parts(Columnar):
+    """The results of a call whose rows were decided in several batches."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Sequence[Results]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @overload
+    def __getitem__(self, at: int) -> Answer | RowError: ...
+    @overload
+    def __getitem__(self, at: slice) -> Results: ...
+    def __getitem__(self, at: int | slice) -> Answer | RowError | Results:
+        """A row's result, or those of some rows."""
+        return list(self)[at]
+
+    def __iter__(self) -> Iterator[Answer | RowError]:
+        return chain.from_iterable(self.parts)
+
+    @property
+    def errors(self) -> dict[int, RowError]:
+        """Why rows have no answer, by place in the call."""
+        starts = accumulate(map(len, self.parts), initial=0)
+        return {at + i: e for at, part in zip(starts, self.parts, strict=False) for i, e in errors(part).items()}
+
+    def column(self, name: str) -> Sequence[Any]:
+        """One field of all answers."""
+        return [value for part in self.parts for value in column(part, name)]
+
+    def encoded(self) -> bytes:
+        """The JSON of all answers, a comma between them."""
+        return b",".join(filter(None, map(encoded, self.parts)))
+
+
+def join(parts: Sequence[Results]) -> Results:
+    """The results of a call from those of its parts, in order."""
+    return parts[0] if len(parts) == 1 else Parts(parts)
+
+
+def _columnar(results: Results) -> Columnar | None:
+    """The results if they are kept by column; asking a list for its type costs a tenth of asking an abstract class."""
+    return results if type(results) is not list and isinstance(results, Columnar) else None
+
+
+def column(results: Results, name: str) -> Sequence[Any]:
+    """One field of all answers among results."""
+    if (kept := _columnar(results)) is not None:
+        return kept.column(name)
+    return [getattr(result, name) for result in results if isinstance(result, Answer)]
+
+
+def errors(results: Results) -> dict[int, RowError]:
+    """The errors among results by place."""
+    if (kept := _columnar(results)) is not None:
+        return kept.errors
+    return {i: result for i, result in enumerate(results) if isinstance(result, RowError)}
+
+
+def encoded(results: Results) -> bytes:
+    """The JSON of all answers among results, a comma between them."""
+    if (kept := _columnar(results)) is not None:
+        return kept.encoded()
+    return b",".join([result.encoded for result in results if isinstance(result, Answer)])

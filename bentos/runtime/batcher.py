@@ -9,28 +9,30 @@ from typing import Generic, TypeVar
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
+L = TypeVar("L")
 
 
 class Overloaded(RuntimeError):
     """More rows wait than the queue may hold, a row waited too long, or the batcher has stopped; try again later."""
 
 
-class Ticket(Generic[I, O]):
+class Ticket(Generic[L, I, O]):
     """The rows of one caller and how far they have come."""
 
-    __slots__ = ("done", "expires", "items", "results", "taken")
+    __slots__ = ("done", "expires", "items", "label", "results", "taken")
 
-    def __init__(self, items: Sequence[I], done: "asyncio.Future[list[O]]", expires: float) -> None:
-        self.items, self.done, self.expires = items, done, expires
-        self.results: list[O] = []
+    def __init__(self, items: Sequence[I], label: L, done: "asyncio.Future[list[Sequence[O]]]", expires: float) -> None:
+        self.items, self.label, self.done, self.expires = items, label, done, expires
+        self.results: list[Sequence[O]] = []
         self.taken = 0
 
 
-Slices = list[tuple[Ticket[I, O], Sequence[I]]]
+Part = tuple[Sequence[I], L]  # rows of one caller, with what it said of them
+Slices = list[tuple[Ticket[L, I, O], Sequence[I]]]
 
 
-class Batcher(Generic[I, O]):
-    """Runs one batch at a time; `run` gives one result per item, in order.
+class Batcher(Generic[L, I, O]):
+    """Runs one batch at a time; `run` gets what callers have in it, and gives for each part one result per item.
 
     A batch that is `quick` (never waits for anything) runs in the event loop: a thread would cost more than most
     batches do, and would hold the interpreter's lock all the same. Others run in a thread while the next gathers.
@@ -38,17 +40,17 @@ class Batcher(Generic[I, O]):
 
     def __init__(
         self,
-        run: Callable[[list[I]], list[O]],
+        run: Callable[[list[Part[I, L]]], list[Sequence[O]]],
         *,
-        max_rows: int = 256,
+        max_rows: int = 1024,
         max_queued: int = 50_000,
         deadline_s: float = 20.0,
-        quick: Callable[[list[I]], bool] = lambda items: False,
+        quick: Callable[[list[Part[I, L]]], bool] = lambda parts: False,
         observe: Callable[[int], None] = lambda rows: None,
     ) -> None:
         self._run, self._quick, self._observe = run, quick, observe
         self._max_rows, self._max_queued, self._deadline_s = max_rows, max_queued, deadline_s
-        self._tickets: deque[Ticket[I, O]] = deque()
+        self._tickets: deque[Ticket[L, I, O]] = deque()
         self._queued = 0
         self._busy = False  # a batch runs, or is about to be gathered
         self._stopping = True
@@ -76,8 +78,8 @@ class Batcher(Generic[I, O]):
         if self._thread is not None:
             self._thread.shutdown(wait=True)
 
-    async def submit(self, items: Sequence[I]) -> list[O]:
-        """The items' results in order; Overloaded if they do not fit; whatever `run` raised on their batch."""
+    async def submit(self, items: Sequence[I], label: L) -> list[Sequence[O]]:
+        """The items' results in order, in one part or several; Overloaded if they do not fit; what `run` raised."""
         if not items:
             return []
         if self._stopping:
@@ -87,7 +89,7 @@ class Batcher(Generic[I, O]):
                 f"{self._queued} rows wait already, {len(items)} more exceed {self._max_queued}; retry later"
             )
         loop = self._loop
-        ticket: Ticket[I, O] = Ticket(items, loop.create_future(), loop.time() + self._deadline_s)
+        ticket: Ticket[L, I, O] = Ticket(items, label, loop.create_future(), loop.time() + self._deadline_s)
         self._tickets.append(ticket)
         self._queued += len(items)
         if not self._busy:
@@ -105,20 +107,22 @@ class Batcher(Generic[I, O]):
             else:
                 self._idle.set()
             return
-        items = [item for _, part in slices for item in part]
-        self._observe(len(items))
-        if self._quick(items):
+        parts = [(part, ticket.label) for ticket, part in slices]
+        self._observe(sum(len(part) for part, _ in parts))
+        if self._quick(parts):
             try:
-                self._deliver(slices, self._run(items))
+                self._deliver(slices, self._run(parts))
             except Exception as error:
                 self._fail(slices, error)
             self._loop.call_soon(self._next)
             return
         watch = self._loop.call_later(self._deadline_s, self._expire)
-        running = self._loop.run_in_executor(self._thread, self._run, items)
+        running = self._loop.run_in_executor(self._thread, self._run, parts)
         running.add_done_callback(partial(self._finish, slices, watch))
 
-    def _finish(self, slices: Slices[I, O], watch: asyncio.TimerHandle, running: "asyncio.Future[list[O]]") -> None:
+    def _finish(
+        self, slices: Slices[L, I, O], watch: asyncio.TimerHandle, running: "asyncio.Future[list[Sequence[O]]]"
+    ) -> None:
         watch.cancel()
         try:
             self._deliver(slices, running.result())
@@ -126,9 +130,12 @@ class Batcher(Generic[I, O]):
             self._fail(slices, error)
         self._next()
 
-    def _gather(self) -> Slices[I, O]:
-        """Rows for one batch. A caller with many rows goes to the back after each batch, so that others get through."""
-        slices: Slices[I, O] = []
+    def _gather(self) -> Slices[L, I, O]:
+        """Rows for one batch, those of a caller in one piece where a batch holds them.
+
+        A caller with more rows goes to the back after each batch, so that others get through.
+        """
+        slices: Slices[L, I, O] = []
         room, unfinished, now = self._max_rows, [], self._loop.time()
         while self._tickets and room:
             ticket = self._tickets.popleft()
@@ -136,6 +143,9 @@ class Batcher(Generic[I, O]):
             if self._gone(ticket, now):
                 self._queued -= rest
                 continue
+            if slices and rest > room:
+                self._tickets.appendleft(ticket)
+                break
             taken = ticket.items[ticket.taken : ticket.taken + room]
             ticket.taken += len(taken)
             self._queued -= len(taken)
@@ -146,7 +156,7 @@ class Batcher(Generic[I, O]):
         self._tickets.extend(unfinished)
         return slices
 
-    def _gone(self, ticket: Ticket[I, O], now: float) -> bool:
+    def _gone(self, ticket: Ticket[L, I, O], now: float) -> bool:
         """Whether nobody waits for a ticket any more: cancelled, failed in an earlier batch, or past its deadline."""
         if not ticket.done.done() and now >= ticket.expires:
             ticket.done.set_exception(Overloaded(f"no answer within {self._deadline_s:g} s; retry later"))
@@ -160,18 +170,16 @@ class Batcher(Generic[I, O]):
         if self._tickets:
             self._loop.call_later(self._deadline_s / 4, self._expire)
 
-    def _deliver(self, slices: Slices[I, O], results: list[O]) -> None:
-        rows = sum(len(part) for _, part in slices)
-        if len(results) != rows:
-            raise RuntimeError(f"a batch of {rows} rows gave {len(results)} results")
-        start = 0
-        for ticket, part in slices:
-            ticket.results += results[start : start + len(part)]
-            start += len(part)
-            if len(ticket.results) == len(ticket.items) and not ticket.done.done():
+    def _deliver(self, slices: Slices[L, I, O], results: list[Sequence[O]]) -> None:
+        if list(map(len, results)) != [len(part) for _, part in slices]:
+            rows, given = sum(len(part) for _, part in slices), sum(map(len, results))
+            raise RuntimeError(f"a batch of {rows} rows gave {given} results")
+        for (ticket, _), result in zip(slices, results, strict=True):
+            ticket.results.append(result)
+            if ticket.taken == len(ticket.items) and not ticket.done.done():
                 ticket.done.set_result(ticket.results)
 
-    def _fail(self, slices: Slices[I, O], error: Exception) -> None:
+    def _fail(self, slices: Slices[L, I, O], error: Exception) -> None:
         for ticket, _ in slices:
             if not ticket.done.done():
                 ticket.done.set_exception(error)

@@ -1,4 +1,7 @@
-"""The journal: an append-only log of every answer, written before the answer leaves."""
+"""The journal: an append-only log of every answer, written before the answer leaves.
+
+A line holds one record, or the records of rows that were decided together, which `read` takes apart (`blocks`).
+"""
 
 import os
 import secrets
@@ -11,6 +14,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import orjson
+
+from bentos.runtime import blocks
 
 OPEN = ".open"  # suffix of a segment that a process writes to, or wrote to when it was killed
 
@@ -151,7 +156,11 @@ def parse(lines: Iterable[bytes], path: Path) -> Iterator[dict[str, Any]]:
             ) from error
         if not isinstance(record, dict):
             raise JournalError(f"{path}, line {number} is corrupt: it holds no object but {line[:40]!r}")
-        yield record
+        try:
+            records = list(blocks.expand(record))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise JournalError(f"{path}, line {number} is corrupt: {error!r}; restore the segment") from error
+        yield from records
 
 
 def scan(

@@ -5,18 +5,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from itertools import repeat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bentos.runtime import clock, metrics
-from bentos.runtime.answers import Answer, RowError
+from bentos.runtime import batch, clock, metrics
+from bentos.runtime.answers import Answer, Results, RowError, join
 from bentos.runtime.batcher import Batcher, Overloaded
 from bentos.runtime.features.cache import figures
 from bentos.runtime.features.joined import Reader, caches, open_reader
 from bentos.runtime.features.online import warm
 from bentos.runtime.journal import Journal, JournalError
-from bentos.runtime.rollouts.arms import UNEXPECTED, Arms, described, placed
+from bentos.runtime.rollouts.arms import UNEXPECTED, Arms, described
 from bentos.runtime.rollouts.rollout import CHAMPION, Arm, Rollout, rollout_path
 from bentos.runtime.rollouts.shadow import Shadows
 from bentos.runtime.rollouts.watcher import Bundle, Watcher
@@ -24,13 +24,12 @@ from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.inputs import Fields
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.release import Release, load_release
+from bentos.runtime.scoring.table import Table
 from bentos.runtime.scoring.wire import ANY, order
-from bentos.runtime.together import Decided, Together, settle
+from bentos.runtime.together import Together
 
 EXPORT_S = 0.25  # how old the figures of other workers may be in a scrape
 
-# a row as it waits, the arm its caller named or "", is it a smoke test, the call that it is answered together with
-Item = tuple[Fields, str, bool, Together | None]
 log = logging.getLogger("bentoflow.predictor")
 
 
@@ -49,7 +48,7 @@ class Predictor:
         *,
         release: str | None = None,
         open_reader: Callable[[Manifest], Reader] | None = None,
-        max_rows: int = 256,
+        max_rows: int = 1024,
         max_queued: int = 50_000,
         fsync: bool = False,
         settle: Callable[[], None] = lambda: None,
@@ -60,7 +59,7 @@ class Predictor:
         self._open_reader = open_reader or self._feature_reader
         self._warm: Callable[[], None] = warm if open_reader is None else lambda: None
         self._journal = Journal(home / "journal" / use_case, fsync=fsync)
-        self._batcher: Batcher[Item, Answer | RowError] = Batcher(
+        self._batcher: Batcher[batch.Asked, Fields, Answer | RowError] = Batcher(
             self._decide,
             max_rows=max_rows,
             max_queued=max_queued,
@@ -107,14 +106,13 @@ class Predictor:
         arm: str | None = None,
         smoke: bool = False,
         together: Together | None = None,
-    ) -> list[Answer | RowError]:
+    ) -> Results:
         """Each row's answer or error, in order; Overloaded if they do not fit into the queue.
 
         `together`: none of the rows is journalled, and so none counts as answered, unless all of them are answered.
         """
         try:
-            items = zip(rows, repeat(arm or ""), repeat(smoke), repeat(together))
-            return await self._batcher.submit(list(items))
+            return join(await self._batcher.submit(rows, batch.Asked(arm or "", smoke, together)) or [()])
         except Overloaded:
             metrics.count_errors(self.use_case, [503])
             raise
@@ -168,55 +166,45 @@ class Predictor:
             await asyncio.sleep(EXPORT_S)
             metrics.export()
 
-    def _quick(self, items: list[Item]) -> bool:
+    def _quick(self, parts: list[batch.Part]) -> bool:
         """Whether a batch waits for nothing: its rows bring their features, or those lie in a local file."""
         bundle = self.watcher.bundle
         if bundle is None or all(served.reader.local for served in bundle.arms.values()):
             return True
-        return all(row.get("features") is not None for row, *_ in items)
+        return all(isinstance(rows, Table) or all(row.get("features") is not None for row in rows) for rows, _ in parts)
 
-    def _decide(self, items: list[Item]) -> list[Answer | RowError]:
+    def _decide(self, parts: list[batch.Part]) -> list[Results]:
         """One batch: each arm's rows read and scored at once, one write to the journal, then answers."""
         bundle = self.watcher.bundle  # once: the whole batch is answered by one rollout
         now = clock.now(self.home, self.use_case)
-        rows, arms, smoke, calls = zip(*items, strict=True)
-        arms = self._arms.assigned(bundle, rows, arms)
-        results: list[Answer | RowError] = []
-        parts: list[Decided] = []
-        named = set(arms)
-        for arm in sorted(named):
-            chosen = [i for i, name in enumerate(arms) if name == arm] if len(named) > 1 else range(len(items))
-            some = len(chosen) < len(items)
-            part = self._arms.decide(
-                self._decider(bundle, arm or CHAMPION),
-                [rows[i] for i in chosen] if some else rows,
-                [smoke[i] for i in chosen] if some else smoke,
-                now,
-                counted=bundle is not None and bundle.split is not None,
-            )
-            parts.append(part)
-            results = placed(results, chosen, part[0], len(items))
-        if any(calls):
-            results, lines, answers = settle(calls, results, smoke, parts)
-        else:
-            lines = [written for _, written in parts]
-            answers = [r for r, hidden in zip(results, smoke, strict=True) if type(r) is Answer and not hidden]
+        counted = bundle is not None and bundle.split is not None
+
+        def decided(arm: str, rows: Sequence[Fields], smoke: Sequence[bool]) -> Results:
+            return self._arms.decide(self._decider(bundle, arm or CHAMPION), rows, smoke, now, counted=counted)
+
+        done = batch.decide(parts, partial(self._arms.assigned, bundle), decided)
         try:
-            self._journal.append(lines)
+            self._journal.append(done.lines)
         except JournalError as error:
             log.error("not answered: %s", error)
             refused = RowError(503, "the journal cannot be written, so nothing is answered; retry later")
-            results, answers = [r if isinstance(r, RowError) else refused for r in results], []
-        self._count(answers, results)
+            done.results = [[r if isinstance(r, RowError) else refused for r in part] for part in done.results]
+            done.counted, done.statuses = (
+                [],
+                [r.status for part in done.results for r in part if isinstance(r, RowError)],
+            )
+        self._count(done)
         if self._shadows.running:
-            self._shadows.offer(rows, results, smoke, now)
-        return results
+            for (rows, asked), results in zip(parts, done.results, strict=True):
+                if not asked.smoke:
+                    self._shadows.offer(rows, results, now)
+        return done.results
 
-    def _count(self, answers: list[Answer], results: list[Answer | RowError]) -> None:
-        self._answered += len(answers)
-        metrics.count_answers(self.use_case, answers)
-        if len(answers) < len(results):
-            metrics.count_errors(self.use_case, [r.status for r in results if isinstance(r, RowError)])
+    def _count(self, done: batch.Batch) -> None:
+        for answered in done.counted:
+            self._answered += metrics.count_answers(self.use_case, answered)
+        if done.statuses:
+            metrics.count_errors(self.use_case, done.statuses)
 
     def _decider(self, bundle: Bundle[Release] | None, arm: str) -> Decider | RowError:
         if bundle is None or (arm == CHAMPION and arm not in bundle.arms):

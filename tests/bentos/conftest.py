@@ -22,11 +22,12 @@ import pandas as pd
 import psutil
 import pytest
 
-from bentos.runtime import clock, journal
+from bentos.runtime import blocks, clock, journal
 from bentos.runtime.features.rows import FeatureRows, View, dated
 from bentos.runtime.predictor import Predictor
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.rollouts.rollout import Arm, Rollout
+from bentos.runtime.scoring.decided import Decided
 from bentos.runtime.scoring.manifest import (
     GOLDEN,
     MANIFEST,
@@ -115,6 +116,11 @@ def make_release(folder: Path, *, version: str = "1", model: bytes | None = None
     files = {name: sha256(folder / name) for name in (MODEL, GOLDEN, REFERENCE, REFERENCE_PROFILE)}
     (folder / MANIFEST).write_text(replace(manifest, files=files).dump())
     return folder
+
+
+def records(decided: Decided) -> list[dict[str, Any]]:
+    """The journal's records of decided rows, as a reader gets them."""
+    return [record for line in decided.record().splitlines() for record in blocks.expand(json.loads(line))]
 
 
 class StoredReader:

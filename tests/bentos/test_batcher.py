@@ -12,6 +12,25 @@ def run(main):
     return asyncio.run(asyncio.wait_for(main, 30))
 
 
+def flat(run):
+    """A batch function of parts from one of items in a row."""
+
+    def run_parts(parts):
+        results, at = run([item for items, _ in parts for item in items]), 0
+        found = []
+        for items, _ in parts:
+            found.append(results[at : at + len(items)])
+            at += len(items)
+        return found
+
+    return run_parts
+
+
+async def submit(batcher, items):
+    """The items' results, whatever parts they came in."""
+    return [result for part in await batcher.submit(items, None) for result in part]
+
+
 class Gate:
     """A batch function that waits at a gate and keeps what it was given."""
 
@@ -29,9 +48,9 @@ class Gate:
 
 async def held(gate: Gate, **limits) -> tuple[Batcher, "asyncio.Task"]:
     """A started batcher whose first batch waits at the gate."""
-    batcher = Batcher(gate, **limits)
+    batcher = Batcher(flat(gate), **limits)
     batcher.start()
-    first = asyncio.create_task(batcher.submit(["first"]))
+    first = asyncio.create_task(submit(batcher, ["first"]))
     await asyncio.to_thread(gate.entered.wait, 10)
     return batcher, first
 
@@ -42,7 +61,7 @@ def test_what_arrives_while_a_batch_runs_is_the_next_batch():
     async def main():
         gate = Gate()
         batcher, first = await held(gate)
-        others = [asyncio.create_task(batcher.submit([i, i + 100])) for i in range(5)]
+        others = [asyncio.create_task(submit(batcher, [i, i + 100])) for i in range(5)]
         await asyncio.sleep(0)
         gate.open.set()
         assert await first == ["first!"]
@@ -59,9 +78,9 @@ def test_a_large_request_is_cut_and_does_not_keep_others_waiting():
     async def main():
         gate = Gate()
         batcher, first = await held(gate, max_rows=4)
-        large = asyncio.create_task(batcher.submit(list(range(20))))
+        large = asyncio.create_task(submit(batcher, list(range(20))))
         await asyncio.sleep(0)
-        small = asyncio.create_task(batcher.submit(["small"]))
+        small = asyncio.create_task(submit(batcher, ["small"]))
         await asyncio.sleep(0)
         gate.open.set()
         await asyncio.gather(first, small)
@@ -79,13 +98,13 @@ def test_a_full_queue_refuses_at_once():
     async def main():
         gate = Gate()
         batcher, _ = await held(gate, max_queued=3)
-        waiting = asyncio.create_task(batcher.submit([1, 2, 3]))
+        waiting = asyncio.create_task(submit(batcher, [1, 2, 3]))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="3 rows wait already, 1 more exceed 3"):
-            await batcher.submit([4])
+            await submit(batcher, [4])
         gate.open.set()
         assert await waiting == ["1!", "2!", "3!"]
-        assert await batcher.submit([5]) == ["5!"]
+        assert await submit(batcher, [5]) == ["5!"]
         await batcher.stop()
 
     run(main())
@@ -97,8 +116,8 @@ def test_cancelled_requests_are_never_run_and_free_their_place():
     async def main():
         gate = Gate()
         batcher, _ = await held(gate)
-        gone = asyncio.create_task(batcher.submit(["gone"]))
-        stays = asyncio.create_task(batcher.submit(["stays"]))
+        gone = asyncio.create_task(submit(batcher, ["gone"]))
+        stays = asyncio.create_task(submit(batcher, ["stays"]))
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.sleep(0)
@@ -118,11 +137,11 @@ def test_an_exception_fails_only_its_own_batch():
     async def main():
         gate = Gate()
         gate.open.set()
-        batcher = Batcher(gate)
+        batcher = Batcher(flat(gate))
         batcher.start()
         with pytest.raises(ValueError, match="poison"):
-            await batcher.submit(["poison"])
-        assert await batcher.submit(["fine"]) == ["fine!"]
+            await submit(batcher, ["poison"])
+        assert await submit(batcher, ["fine"]) == ["fine!"]
         await batcher.stop()
 
     run(main())
@@ -134,12 +153,12 @@ def test_stopping_answers_what_waits_and_refuses_what_comes():
     async def main():
         gate = Gate()
         batcher, first = await held(gate)
-        waiting = asyncio.create_task(batcher.submit([1]))
+        waiting = asyncio.create_task(submit(batcher, [1]))
         await asyncio.sleep(0)
         stopping = asyncio.create_task(batcher.stop())
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="shutting down"):
-            await batcher.submit([2])
+            await submit(batcher, [2])
         gate.open.set()
         await stopping
         assert (await first, await waiting) == (["first!"], ["1!"])
@@ -152,10 +171,10 @@ def test_a_batch_function_with_too_few_results_is_an_error():
     """Results are never shifted to the wrong row."""
 
     async def main():
-        batcher = Batcher(lambda items: items[1:])
+        batcher = Batcher(flat(lambda items: items[1:]))
         batcher.start()
         with pytest.raises(RuntimeError, match="2 rows gave 1 results"):
-            await batcher.submit([1, 2])
+            await submit(batcher, [1, 2])
         await batcher.stop()
 
     run(main())
@@ -172,10 +191,10 @@ def test_a_quick_batch_is_what_arrived_in_one_turn_of_the_loop():
             sizes.append(len(items))
             return items
 
-        batcher = Batcher(run_batch, quick=lambda items: True)
+        batcher = Batcher(flat(run_batch), quick=lambda parts: True)
         batcher.start()
-        assert await asyncio.gather(*[batcher.submit([i]) for i in range(7)]) == [[i] for i in range(7)]
-        assert await batcher.submit(["alone"]) == ["alone"]
+        assert await asyncio.gather(*[submit(batcher, [i]) for i in range(7)]) == [[i] for i in range(7)]
+        assert await submit(batcher, ["alone"]) == ["alone"]
         assert (threads, sizes) == ({threading.main_thread()}, [7, 1])
         await batcher.stop()
 
@@ -186,11 +205,11 @@ def test_an_exception_in_a_quick_batch_fails_only_that_batch():
     """The loop goes on after a batch that failed in it."""
 
     async def main():
-        batcher = Batcher(lambda items: [1 / i for i in items], quick=lambda items: True)
+        batcher = Batcher(flat(lambda items: [1 / i for i in items]), quick=lambda parts: True)
         batcher.start()
         with pytest.raises(ZeroDivisionError):
-            await batcher.submit([0])
-        assert await batcher.submit([2]) == [0.5]
+            await submit(batcher, [0])
+        assert await submit(batcher, [2]) == [0.5]
         await batcher.stop()
 
     run(main())
@@ -203,10 +222,10 @@ def test_a_row_that_waits_too_long_is_refused_while_a_batch_hangs():
         gate = Gate()
         batcher, first = await held(gate, deadline_s=0.2)
         with pytest.raises(Overloaded, match=r"no answer within 0\.2 s"):
-            await batcher.submit(["behind"])
+            await submit(batcher, ["behind"])
         gate.open.set()
         assert await first == ["first!"]
-        assert await batcher.submit(["after"]) == ["after!"]
+        assert await submit(batcher, ["after"]) == ["after!"]
         assert (batcher.queued, "behind" in str(gate.batches)) == (0, False)
         await batcher.stop()
 
@@ -218,11 +237,11 @@ def test_a_burst_leaves_nothing_behind():
 
     async def main():
         sizes = []
-        batcher = Batcher(lambda items: sizes.append(len(items)) or items, quick=lambda items: True, max_rows=64)
+        batcher = Batcher(flat(lambda items: sizes.append(len(items)) or items), quick=lambda parts: True, max_rows=64)
         batcher.start()
-        await asyncio.gather(*[batcher.submit([i]) for i in range(1000)])
+        await asyncio.gather(*[submit(batcher, [i]) for i in range(1000)])
         sizes.clear()
-        await batcher.submit(["lone"])
+        await submit(batcher, ["lone"])
         assert sizes == [1]
         await batcher.stop()
 

@@ -29,12 +29,13 @@ from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.manifest import GOLDEN, MANIFEST, MODEL, Manifest, sha256
 from bentos.runtime.scoring.release import Release, load_release
 from bentos.runtime.scoring.scorer import Scorer
+from bentos.runtime.scoring.table import gaps
 from bentos.runtime.scoring.wire import assembled, order
 from flows.score import score_frame
 from tests import servers
 from tests.flows.steps.test_categorical import NAMES, NUMBERS, TEXTS, exported, rows
 
-from .conftest import NOW, answers, make_release, save_release, serving, wait_for
+from .conftest import NOW, answers, make_release, records, save_release, serving, wait_for
 
 integration = [pytest.mark.integration, pytest.mark.timeout(300)]
 STREAM = "application/vnd.apache.arrow.stream"
@@ -126,8 +127,8 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
 
 
 def decided(served: Release, given: list[Any]) -> tuple[list[Answer | RowError], list[Any]]:
-    results, lines = Decider("champion", served).decide(given, [False] * len(given), NOW)
-    return results, [json.loads(line) for line in lines.splitlines()]
+    results = Decider("champion", served).decide(given, [False] * len(given), NOW)
+    return list(results), records(results)
 
 
 def test_answers_and_journal_have_the_texts_and_the_batchs_scores(release: Release) -> None:
@@ -262,7 +263,8 @@ def test_columns_of_a_protocol_are_checked_by_kind() -> None:
     ):
         with pytest.raises(Refused, match=says):
             list(layout._values(columns))
-    assert list(layout._values({"a": [1.0, None], "b": ["x", float("nan")]})) == [(1.0, "x"), (None, None)]
+    numbers, words = layout._values({"a": [1.0, None], "b": ["x", float("nan")]})
+    assert (gaps(np.asarray(numbers)), list(words)) == ([1.0, None], ["x", None])
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from bentos.runtime.scoring.request import RequestFeature, matrix, outside
 from bentos.runtime.scoring.scorer import Scorer
 from bentos.runtime.scoring.wire import Wire
 
-from .conftest import NOW, fit, make_manifest, to_onnx
+from .conftest import NOW, fit, make_manifest, records, to_onnx
 
 NOON = NOW + timedelta(hours=12)
 GIVEN = {"recency": 12.0, "spend": 80.0, "hour": 3.0}
@@ -92,8 +92,8 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def ask(*rows: dict[str, Any], by: Decider | None = None) -> tuple[list[Answer | RowError], list[dict[str, Any]]]:
     """Answers or errors, and the journal's records."""
-    answers, lines = (by or decider()).decide(rows, [False] * len(rows), NOW)
-    return answers, [json.loads(line) for line in lines.splitlines()]
+    answers = (by or decider()).decide(rows, [False] * len(rows), NOW)
+    return list(answers), records(answers)
 
 
 def test_an_event_is_answered_on_stored_and_brought_values() -> None:
@@ -288,10 +288,10 @@ def test_texts_of_one_of_several_entities_are_coded_answered_and_journalled():
     given = {"recency": 12.0, "kind": "never seen", "hour": 12.0}
     rows.append({"card_id": CARD, "terminal_id": 1, "features": given})
     rows.append({"card_id": CARD, "terminal_id": 1, "features": given | {"kind": 4}})
-    results, lines = by.decide(rows, [False] * len(rows), NOON)
+    results = by.decide(rows, [False] * len(rows), NOON)
     assert isinstance(results[-1], RowError)
     assert results[-1].detail == {"field": "features.kind"}
-    written = [json.loads(line)["features"] for line in lines.splitlines()]
+    written = [record["features"] for record in records(results)]
     assert [f["kind"] for f in written] == ["shop", "never seen", None, None, "never seen"]
     assert [f["hour"] for f in written] == [12.0] * 5
     expected = scorer.score(rows_to_raw(written, found)).tolist()

@@ -1,6 +1,5 @@
 """One Prefect API and one small trained home for all flow tests; each test works in a copy of its own."""
 
-import json
 import os
 import shutil
 import sqlite3
@@ -22,6 +21,7 @@ from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.release import Release, load_release
 from flows import environment
 from flows.usecases import churn
+from tests.bentos.conftest import records
 
 CUSTOMERS = 2_000
 AS_OF = datetime(1998, 1, 1, tzinfo=UTC)
@@ -237,8 +237,7 @@ def decided(
     served: Release, rows: Sequence[dict[str, Any]], moment: datetime, *, smoke: bool = False, arm: str = "champion"
 ) -> list[dict[str, Any]]:
     """The journal records with which the service answers rows."""
-    _, lines = Decider(arm, served).decide(rows, [smoke] * len(rows), moment)
-    return [json.loads(line) for line in lines.splitlines()]
+    return records(Decider(arm, served).decide(rows, [smoke] * len(rows), moment))
 
 
 def journalled(home: Path, records: Sequence[dict[str, Any]], segments: int = 1) -> None:

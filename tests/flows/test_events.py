@@ -34,6 +34,7 @@ from flows.stores import bentos, features, tables
 from flows.stores import prepared as pointer
 from flows.train import train
 from flows.usecases import fraud
+from tests.bentos.conftest import records
 from tests.flows.conftest import at_home, without_servers
 
 DAY = timedelta(days=1)
@@ -116,8 +117,7 @@ def asked(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def answered(site: Site, rows: pd.DataFrame, now: datetime = AS_OF) -> list[dict[str, Any]]:
     """The journal records with which the service answers payments."""
-    _, lines = site.decider().decide(asked(rows), [False] * len(rows), now)
-    return [json.loads(line) for line in lines.splitlines()]
+    return records(site.decider().decide(asked(rows), [False] * len(rows), now))
 
 
 def frame_of(site: Site, events: pd.DataFrame) -> pd.DataFrame:

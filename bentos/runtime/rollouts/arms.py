@@ -7,13 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from bentos.runtime import metrics
-from bentos.runtime.answers import RowError
+from bentos.runtime.answers import Results, RowError
 from bentos.runtime.rollouts.rollout import CHAMPION
 from bentos.runtime.rollouts.watcher import Bundle
 from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.inputs import Fields
 from bentos.runtime.scoring.release import Release
-from bentos.runtime.together import Decided
 
 UNEXPECTED = "an unexpected error, see the server's log"
 
@@ -28,14 +27,12 @@ class Arms:
         self._deciders: dict[str, Decider] = {}
         self._reported: dict[str, tuple[str, str, str, str]] = {}
 
-    def assigned(
-        self, bundle: Bundle[Release] | None, rows: Sequence[Fields], named: tuple[str, ...]
-    ) -> tuple[str, ...]:
+    def assigned(self, bundle: Bundle[Release] | None, rows: Sequence[Fields], named: Sequence[str]) -> Sequence[str]:
         """The arm of each row; "" for the champion where nobody named it, which is all unless there is a canary."""
         if bundle is None or bundle.split is None:
             return named
         entity = bundle.arms[CHAMPION].manifest.entity
-        return tuple(bundle.split.assigned([row.get(entity) for row in rows], named))
+        return bundle.split.assigned([row.get(entity) for row in rows], named)
 
     def decide(
         self,
@@ -45,20 +42,21 @@ class Arms:
         now: datetime,
         *,
         counted: bool,
-    ) -> Decided:
+    ) -> Results:
         """One arm's part of a batch; an arm that raises fails its own rows only. `counted` goes to the metrics."""
         if isinstance(decider, RowError):
-            return [decider] * len(rows), b""
-        began, written = time.perf_counter() if counted else 0.0, b""
+            return [decider] * len(rows)
+        began = time.perf_counter() if counted else 0.0
+        decided: Results
         try:
-            decided, written = decider.decide(rows, smoke, now)
+            decided = decider.decide(rows, smoke, now)
         except Exception:
             log.exception("%s failed on %d rows", decider.served.release, len(rows))
             decided = [RowError(500, UNEXPECTED)] * len(rows)
         if counted and not all(smoke):
             labels = (self._use_case, decider.arm, decider.served.release)
             metrics.count_part(labels, time.perf_counter() - began, decided)
-        return decided, written
+        return decided
 
     def decider(self, bundle: Bundle[Release], arm: str) -> Decider | RowError:
         """Who decides for an arm, or why nobody does."""
@@ -92,13 +90,3 @@ def described(bundle: Bundle[Release] | None) -> dict[str, dict[str, Any]]:
         name: {"release": served.release, "version": served.model_version, "weight": weights[name]}
         for name, served in (bundle.arms.items() if bundle is not None else ())
     }
-
-
-def placed(results: list[Any], chosen: Sequence[int], decided: list[Any], rows: int) -> list[Any]:
-    """The results with those of one arm put where its rows are."""
-    if len(chosen) == rows:
-        return decided
-    results = results or [None] * rows
-    for i, result in zip(chosen, decided, strict=True):
-        results[i] = result
-    return results

@@ -22,7 +22,7 @@ import orjson
 from msgspec import to_builtins
 
 from bentos.runtime import metrics
-from bentos.runtime.answers import Answer, RowError
+from bentos.runtime.answers import Results, column, errors
 from bentos.runtime.home import ROOT
 from bentos.runtime.rollouts.rollout import SHADOW, Arm, Rollout
 from bentos.runtime.scoring.inputs import Fields
@@ -190,21 +190,12 @@ class Shadows:
         for shadow in gone:
             shadow.stop()
 
-    def offer(
-        self,
-        rows: Sequence[Fields],
-        results: Sequence[Answer | RowError],
-        smoke: Sequence[bool],
-        now: datetime,
-    ) -> None:
-        """Let every shadow score the rows that were answered, smoke tests left out."""
-        chosen = [
-            (result.request_id, row)
-            for row, result, hidden in zip(rows, results, smoke, strict=True)
-            if isinstance(result, Answer) and not hidden
-        ]
-        if chosen:
-            ids, answered = map(list, zip(*chosen, strict=True))
+    def offer(self, rows: Sequence[Fields], results: Results, now: datetime) -> None:
+        """Let every shadow score the rows that were answered."""
+        failed = errors(results)
+        answered = [row for i, row in enumerate(rows) if i not in failed] if failed else list(rows)
+        if answered:
+            ids = list(column(results, "request_id"))
             for shadow in self.running:
                 shadow.offer(Scored(ids, answered, now))
 

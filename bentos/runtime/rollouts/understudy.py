@@ -15,7 +15,6 @@ from typing import Any
 
 import orjson
 
-from bentos.runtime.answers import Answer
 from bentos.runtime.features.joined import open_reader
 from bentos.runtime.journal import Journal
 from bentos.runtime.scoring.decisions import Decider
@@ -39,15 +38,14 @@ class Understudy:
             now = datetime.fromisoformat(message["now"])
             if moment := self._decider.served.manifest.time:
                 rows = [row | {moment: _time(row.get(moment))} for row in rows]
-            results, lines = self._decider.decide(rows, [False] * len(rows), now, ids=ids)
-            self._journal.append([lines])
+            decided = self._decider.decide(rows, [False] * len(rows), now, ids=ids)
+            self._journal.append([decided.record()])
         except Exception as error:
             print(f"shadow {self._decider.arm}: {type(error).__name__}: {error}", file=sys.stderr)
             self.counts["failed"] += len(rows)
             return
-        answered = sum(isinstance(result, Answer) for result in results)
-        self.counts["scored"] += answered
-        self.counts["failed"] += len(rows) - answered
+        self.counts["scored"] += len(rows) - len(decided.errors)
+        self.counts["failed"] += len(decided.errors)
 
 
 def _time(text: str | None) -> datetime | None:

@@ -11,8 +11,9 @@ from bentos.runtime.features.joined import JoinedReader, Reader
 from bentos.runtime.features.rows import FeatureRows
 from bentos.runtime.scoring import request
 from bentos.runtime.scoring.categories import Texts
+from bentos.runtime.scoring.gathered import Gathered, Key
 from bentos.runtime.scoring.given import not_a_number
-from bentos.runtime.scoring.inputs import MAX_KEY, Fields, Gathered, Gatherer, Input, Key, _from_online
+from bentos.runtime.scoring.inputs import MAX_KEY, Fields, Gatherer, Input, _from_online
 from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.scorer import Floats, Preprocessor
 

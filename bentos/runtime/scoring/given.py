@@ -113,10 +113,21 @@ class Given:
             return None
         if np.count_nonzero(np.isfinite(x)) != x.size - sum(column.count(None) for column in numbers):
             return None
-        texts = np.empty((len(features), len(self.categories.columns)), dtype=object)
+        return self._coded(len(features), x, columns)
+
+    def arrays(self, columns: Sequence[Any]) -> tuple[Floats, Texts] | None:
+        """The same of a table's columns, whose numbers are arrays with NaN where missing."""
+        if not all(_plain_texts(columns[j]) for j in self.categories.columns):
+            return None
+        x = np.array([columns[j] for j in self.categories.numbers], dtype=np.float64)
+        return None if np.isinf(x).any() else self._coded(len(columns[0]), x, columns)
+
+    def _coded(self, n: int, x: Floats, columns: Sequence[Sequence[Any]]) -> tuple[Floats, Texts]:
+        """Coded values and texts of n rows from the numbers [numbers, n] and the columns of texts."""
+        texts = np.empty((n, len(self.categories.columns)), dtype=object)
         if not self.categories.columns:
             return np.ascontiguousarray(x.T), texts
-        values = np.empty((len(features), len(columns)))
+        values = np.empty((n, len(columns)))
         values[:, self.categories.numbers] = x.T
         for c, j in enumerate(self.categories.columns):
             texts[:, c] = columns[j]

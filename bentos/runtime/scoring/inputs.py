@@ -1,27 +1,24 @@
 """Inputs: from the rows of a batch to one matrix of values, each bad row set aside with its own error."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import compress
 from operator import attrgetter
 from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from bentos.runtime.answers import RowError
 from bentos.runtime.features.cache import EntityReader
 from bentos.runtime.features.rows import FeatureRows
 from bentos.runtime.scoring.categories import Texts
+from bentos.runtime.scoring.gathered import NOBODY, Gathered, Key, Ready, places, requested
 from bentos.runtime.scoring.given import Given
 from bentos.runtime.scoring.manifest import Manifest
-from bentos.runtime.scoring.model import Inputs
 from bentos.runtime.scoring.scorer import Floats, Preprocessor
+from bentos.runtime.scoring.table import Table
 from bentos.runtime.scoring.wire import FEATURES, Row, Values, order
 
-Key = int | str
 Fields = Mapping[str, Any] | Row
 MAX_KEY = 2**63 - 1
 MAX_ROWS = 10_000  # of one call
@@ -41,39 +38,6 @@ class Input(NamedTuple):
     state: Literal["ok", "expired", "missing"]
     others: tuple[Key, ...] = ()
     moment: datetime | None = None
-
-
-class Ready(NamedTuple):
-    """The rows of a batch that are ready to score, column by column: of each what `Input` says of one."""
-
-    keys: Sequence[Key | None]
-    sources: Sequence[str]
-    event_times: Sequence[datetime | None]
-    states: Sequence[str]
-    others: Sequence[tuple[Key, ...]]
-    moments: Sequence[datetime | None]
-
-
-NOBODY = Ready((), (), (), (), (), ())
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """The errors of a batch's rows by place; of the m rows without one the columns, coded values [m, k], texts [m, c]
-    and the model's inputs. `brought` are their features as they came where all of them brought some off the wire."""
-
-    errors: dict[int, RowError]
-    ready: Ready
-    values: Floats
-    texts: Texts
-    z: Inputs
-    brought: Sequence[Values] | None = None
-
-    def only(self, kept: npt.NDArray[np.bool_], errors: dict[int, RowError]) -> "Gathered":
-        """What is left of the m rows if just these are kept, the others with an error."""
-        columns: Any = [list(compress(column, kept)) for column in self.ready]
-        ready = Ready(*columns)
-        return Gathered(self.errors | errors, ready, self.values[kept], self.texts[kept], self.z[kept])
 
 
 class Gatherer:
@@ -126,6 +90,8 @@ class Gatherer:
 
     def _plain(self, rows: Sequence[Fields], now: datetime) -> Gathered | None:
         """The inputs of rows off the wire if all bring just the features asked for, or all bring none; else None."""
+        if isinstance(rows, Table):
+            return self._table(rows)
         if not all(issubclass(kind, Row) for kind in set(map(type, rows))):
             return None
         features = list(map(FEATURES_OF, rows))
@@ -134,14 +100,18 @@ class Gatherer:
             return None
         keys, n = list(map(self._key, rows)), len(rows)
         if kind is not NoneType:
-            if (brought := self._given.matrices(features)) is None:
-                return None
-            ready = Ready(keys, ("request",) * n, (None,) * n, ("ok",) * n, ((),) * n, (None,) * n)
-            return self._bounded({}, ready, *brought, features)
+            brought = self._given.matrices(features)
+            return None if brought is None else self._bounded({}, requested(keys), *brought, features)
         found: list[Input | RowError] = [Input(key, "online", None, "ok") for key in keys]
         values, texts = self._blank(n)
         self._read(found, values, texts, range(n), now)
         return self._gathered(found, values, texts)
+
+    def _table(self, rows: Table) -> Gathered | None:
+        """The inputs of rows that bring their features as columns; None if these are not as they are asked for."""
+        if rows.order != self._order or (brought := self._given.arrays(rows.columns)) is None:
+            return None
+        return self._bounded({}, requested(rows.keys), *brought)
 
     def _read(
         self, found: list[Input | RowError], values: Floats, texts: Texts, asked: Sequence[int], now: datetime
@@ -203,11 +173,6 @@ class Gatherer:
                 422, f"feature {name} is {value:g}: too large for the model", {"field": f"features.{name}"}
             )
         return gathered.only(whole, beyond)
-
-
-def places(errors: Mapping[int, RowError], m: int) -> list[int]:
-    """Where in their batch the m rows without an error stand."""
-    return [i for i in range(len(errors) + m) if i not in errors]
 
 
 def _from_online(key: Key | None, i: int, rows: FeatureRows, manifest: Manifest, now: datetime) -> Input | RowError:

@@ -8,12 +8,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bentos import hot
 from bentos.runtime import metrics
-from bentos.runtime.answers import Form
 from bentos.runtime.features.online import FeatureReader
 from bentos.runtime.journal import Journal
 from bentos.runtime.predictor import Predictor
-from bentos.runtime.scoring import decisions
-from bentos.runtime.scoring.decisions import Decider
+from bentos.runtime.scoring.decided import Decided
 from bentos.runtime.scoring.scorer import Preprocessor, Scorer
 from tests.bench.serving.accounts import balance, charged, counted
 from tests.bench.serving.service import Service as Service
@@ -34,24 +32,6 @@ class Accounts:
         await Response(orjson.dumps(balance()))(scope, receive, send)
 
 
-class Journalled(Form):
-    """Lines of the journal, whose composing is the journal's."""
-
-    fill = charged("journal", Form.fill)
-
-
-class Answered(Form):
-    """Answers, whose composing is JSON's."""
-
-    fill = charged("json", Form.fill)
-
-
-def _made(decider: Decider, *given: Any) -> None:
-    _make(decider, *given)
-    decider._record.__class__, decider._answer.__class__ = Journalled, Answered
-
-
-_make, Decider.__init__ = Decider.__init__, _made  # type: ignore[method-assign,assignment]
 CHARGED: tuple[tuple[str, Any, str], ...] = (
     ("model", Scorer, "score_inputs"),
     ("model", Preprocessor, "__call__"),
@@ -59,7 +39,9 @@ CHARGED: tuple[tuple[str, Any, str], ...] = (
     ("journal", Journal, "append"),
     ("json", hot.Hot, "rows"),
     ("json", hot, "compose"),
-    ("json", decisions, "encoded"),
+    ("json", Decided, "answers"),
+    ("json", Decided, "encoded"),
+    ("journal", Decided, "record"),
     ("batch", Predictor, "_decide"),  # what is left of it: rows to inputs, columns of answers and lines
     *(("metrics", metrics, f"count_{what}") for what in ("answers", "errors", "request", "batch")),
     ("metrics", metrics, "export"),
