@@ -13,6 +13,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,16 +142,24 @@ def sweep(folder: Path, now: float) -> list[str]:
     """
     if not folder.exists():
         return []
-    present = {json.loads(path.read_text())["digest"] for path in folder.glob(f"*{SEGMENT}")}
-    gone = []
+    present, gone = _digests(folder), []
     for path in sorted(folder.iterdir()):
         part = PART.fullmatch(path.name)
-        unused = path.name.startswith(".") or (part and (part["cut"] or part["digest"] not in present))
-        limit = UNUSED_S if DAY.fullmatch(path.name) else DAY_S if unused else math.inf
-        if now - path.stat().st_mtime > limit:
-            path.unlink(missing_ok=True)
-            gone.append(path.name)
+        left = part and (part["cut"] or (present is not None and part["digest"] not in present))
+        limit = UNUSED_S if DAY.fullmatch(path.name) else DAY_S if left or path.name.startswith(".") else math.inf
+        with suppress(FileNotFoundError):  # another check swept it
+            if now - path.stat().st_mtime > limit:
+                path.unlink()
+                gone.append(path.name)
     return gone
+
+
+def _digests(folder: Path) -> set[str] | None:
+    """Every segment that is known, those that the journal no longer has too; None if one cannot be read."""
+    try:
+        return {json.loads(path.read_text())["digest"] for path in folder.glob(f"*{SEGMENT}")}
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _of(found: Inventory, subject: Subject, begin: str, end: str) -> list[Group]:
