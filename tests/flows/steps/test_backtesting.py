@@ -162,8 +162,11 @@ def test_moments_are_those_with_a_model_to_train_and_labels_of_what_came_next() 
 def test_events_are_replayed_from_whole_training_windows_on_where_enough_are_left() -> None:
     """48 days after the first rows 28 days can be trained on; with fewer than four windows after that, any will do."""
     year = years.past(years.year("none").rows)
-    assert pasts.moments(year)[0] == pd.Timestamp("2023-03-05", tz="UTC")
-    short = replace(year, until=pd.Timestamp("2023-04-20", tz="UTC"))
+    assert pasts.moments(year)[0] == pd.Timestamp("2023-02-19", tz="UTC")
+    assert pasts.moments(replace(year, until=pd.Timestamp("2023-04-19", tz="UTC")))[0] == pd.Timestamp(
+        "2023-02-19", tz="UTC"
+    )
+    short = replace(year, until=pd.Timestamp("2023-04-18", tz="UTC"))  # one day less than the fourth window needs
     assert pasts.moments(short)[0] == pd.Timestamp("2023-01-22", tz="UTC")
 
 

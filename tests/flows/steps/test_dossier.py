@@ -106,12 +106,12 @@ def test_the_estimate_of_the_held_out_rows_is_what_the_gates_measured(folder: Pa
         assert found[name]["value"] == pytest.approx(built().intervals[name].value, abs=0.012), name
     assert quality.threshold == manifest.load(folder).threshold
     train = replace(outcome(), built=replace(built(), unseen=candidate.unseen(built().fitted, TRAIN, 600, 7)))
-    made = dossier.promised_quality(train)
+    made = dossier.promised_quality(train.built, train.train, train.test)
     assert made is not None
     assert set(made.between) == {"roc_auc", "accuracy", "brier"}
     assert made.curve == quality.curve
     one_class = replace(outcome(), test=replace(TEST, y=np.zeros_like(TEST.y)))
-    assert dossier.promised_quality(one_class) is None
+    assert dossier.promised_quality(one_class.built, one_class.train, one_class.test) is None
 
 
 def test_predictions_and_facts_are_enough_to_train_again(folder: Path) -> None:
