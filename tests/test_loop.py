@@ -9,19 +9,20 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from bentos.runtime import clock, journal
 from bentos.runtime.rollouts import rollout
 from flows import exporter, processes
-from flows.stack import schedules
+from flows.stack import schedules, start_server, start_worker, wait_server
 from flows.steps.monitoring import figures
-from flows.stores import answers, transaction
+from flows.stores import answers, locks, transaction
 from tests import loop
 from tests.browser import assert_page_ok
 from tests.test_readme import commands
@@ -293,6 +294,51 @@ def test_a_storm_of_drift_events_starts_one_training(home: Path, stack: dict[str
     assert [line["reason"] for line in after[len(before) :]] == ["drift"]
 
 
+def test_a_killed_worker_and_server_leave_no_lock_behind(home: Path, stack: dict[str, str]) -> None:
+    """SIGKILL to both in the middle of a training: its lock is free at once, its place a minute later, and the next
+    event trains."""
+    api = f"{stack['Prefect']}/api"
+    clock.write(home, "churn", datetime(1999, 2, 15, tzinfo=UTC))  # beyond the cooldown again
+    begun = len(loop.lines(home, "training started"))
+    emit(home, api, events=1)
+    assert eventually(lambda: len(loop.lines(home, "training started")) > begun, seconds=120)
+    for name in ("worker", "prefect"):
+        kill(home, name)
+    with locks.held(home, "train-churn") as free:
+        assert free
+    with loop.inside(home) as chosen:
+        start_server(chosen.model_copy(update={"prefect_port": int(api.split(":")[-1].removesuffix("/api"))}))
+        assert wait_server(chosen) == api
+        assert occupied(api) == 1
+        assert eventually(lambda: occupied(api) == 0, seconds=150)
+        start_worker(chosen, api)
+    clock.write(home, "churn", datetime(1999, 2, 17, tzinfo=UTC))
+    judged = len([line for line in loop.lines(home) if line["action"].startswith("trained")])
+    emit(home, api, events=1)
+    assert eventually(
+        lambda: len([line for line in loop.lines(home) if line["action"].startswith("trained")]) == judged + 1,
+        seconds=180,
+    )
+
+
+def kill(home: Path, name: str) -> None:
+    """SIGKILL to one of the stack's processes and all of its descendants: none can tidy up."""
+    process = processes.running(home, name)
+    assert process is not None
+    leader = psutil.Process(process.pid)
+    family = [leader, *leader.children(recursive=True)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=20)
+
+
+def occupied(api: str) -> int:
+    """Places of the deployment `train/churn` that runs hold on the server."""
+    deployment = httpx.get(f"{api}/deployments/name/train/churn", timeout=60).raise_for_status().json()
+    return int(deployment["global_concurrency_limit"]["active_slots"])
+
+
 def eventually(condition: Callable[[], bool], *, seconds: float) -> bool:
     """Whether the condition came true in time."""
     deadline = time.monotonic() + seconds
@@ -305,17 +351,22 @@ def eventually(condition: Callable[[], bool], *, seconds: float) -> bool:
 
 def storm(home: Path, api: str, *, events: int, until: Callable[[], bool]) -> None:
     """Emit drift events within a minute, wait `until` a run started, then until the worker has nothing more to do."""
+    emit(home, api, events=events)
+    # the worker's runs only: a release that a test killed stays "running" on the server
+    active = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}, "deployment_id": {"is_null_": False}}}
+    assert eventually(until, seconds=180)
+    assert eventually(lambda: not httpx.post(f"{api}/flow_runs/count", json=active, timeout=60).json(), seconds=240)
+    time.sleep(5)  # a second run would have been started by now: the worker polls every two seconds
+
+
+def emit(home: Path, api: str, *, events: int) -> None:
+    """Drift events from a process that ends at once."""
     code = (
         "from prefect.events import emit_event\n"
         f"for i in range({events}):\n"
         "    emit_event('bentoflow.drift.detected', {'prefect.resource.id': 'bentoflow.churn'}, payload={'i': i})\n"
     )
     loop.run(home, "python", "-c", code, PREFECT_API_URL=api)
-    # the worker's runs only: a release that a test killed stays "running" on the server
-    active = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}, "deployment_id": {"is_null_": False}}}
-    assert eventually(until, seconds=180)
-    assert eventually(lambda: not httpx.post(f"{api}/flow_runs/count", json=active, timeout=60).json(), seconds=240)
-    time.sleep(5)  # a second run would have been started by now: the worker polls every two seconds
 
 
 def trainings(api: str) -> int:

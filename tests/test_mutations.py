@@ -135,8 +135,8 @@ MUTATIONS = (
         "bentos/runtime/predictor.py",
         (
             (
-                "self._journal.append(lines)",
-                "threading.Timer(0.05, self._journal.append, [lines]).start()",
+                "self._journal.append(done.lines)",
+                "threading.Timer(0.05, self._journal.append, [done.lines]).start()",
             ),
         ),
         "tests/bentos/test_serving.py::test_sigkill_under_load_loses_no_answer",
@@ -144,7 +144,7 @@ MUTATIONS = (
     Mutation(
         "6 what cannot be journalled is not answered",
         "bentos/runtime/predictor.py",
-        (("results, answers = [r if isinstance(r, RowError) else refused for r in results], []", "answers = []"),),
+        (("[r if isinstance(r, RowError) else refused for r in part] for part in", "[*part] for part in"),),
         "tests/bentos/test_predictor.py::test_nothing_is_answered_that_cannot_be_journalled",
     ),
     Mutation(
