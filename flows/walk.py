@@ -113,7 +113,9 @@ def _judged(under_way: Walk, start: datetime, counted: dict[str, Figures]) -> tu
         ours = now.get(rollout.CANARY, Figures()).since(counted.get(rollout.CANARY, Figures()))
         late = time.monotonic() >= deadline
         if late or ours.rows >= plan.min_answers:
-            theirs = now.get(rollout.CHAMPION, Figures()).since(under_way.began.get(rollout.CHAMPION, Figures()))
+            champion = now.get(rollout.CHAMPION, Figures())
+            step, whole = (champion.since(then.get(rollout.CHAMPION, Figures())) for then in (counted, under_way.began))
+            theirs = canary.comparable(ours, step, whole)
             found = scores(under_way.home, pending, start, plan.labels)
             enough = len(found.canary) >= plan.limits.min_entities or ours.failed > ours.answered
             if ours.rows >= plan.min_answers and enough:

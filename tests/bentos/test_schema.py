@@ -16,7 +16,12 @@ with warnings.catch_warnings():
     from schemathesis import GenerationMode
     from schemathesis.checks import CHECKS, load_all_checks
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(300),
+    # said when a background thread of another test's server or client draws from `random` while a case is generated
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
+]
 load_all_checks()
 KEPT = CHECKS.get_by_names(["status_code_conformance", "content_type_conformance", "response_schema_conformance"])
 REJECTED = CHECKS.get_by_names(["negative_data_rejection"])  # for JSON: any text is a text, be it CSV or not

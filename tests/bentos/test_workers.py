@@ -124,7 +124,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     fill_store(folder / "home")
     set_clock(folder / "home")
-    for i, (tag, model) in enumerate({"v1": fit(), "v2": fit(seed=4), "slow": slow(layers=30)}.items(), 1):
+    for i, (tag, model) in enumerate({"v1": fit(), "v2": fit(seed=4), "slow": slow(layers=60)}.items(), 1):
         save_release(folder / "bentoml", make_release(folder / tag, version=str(i), model=model), f"churn:{tag}")
     return folder
 
@@ -282,7 +282,7 @@ def test_another_text_than_a_number_of_workers_is_refused_by_name(monkeypatch, t
 @pytest.mark.parametrize("two", ["slow"], indirect=True)
 def test_sigterm_waits_for_large_requests_under_way(two):
     """Requests of many slow batches that are half done when the server is told to end are answered in full."""
-    rows = [{"user_id": i, "features": GIVEN} for i in range(2_000)]
+    rows = [{"user_id": i, "features": GIVEN} for i in range(10_000)]  # ten batches each
     replies: list[httpx.Response] = []
     ask = [
         threading.Thread(target=lambda: replies.append(httpx.post(two.url + "/predict", json=rows, timeout=60)))
@@ -290,13 +290,13 @@ def test_sigterm_waits_for_large_requests_under_way(two):
     ]
     for thread in ask:
         thread.start()
-    wait_for(lambda: len(journalled(two)) > 0, what="the first batch")
+    wait_for(lambda: any(path.stat().st_size for path in journal.segments(folder(two))), what="the first batch")
     assert not replies
     two.process.terminate()
     assert two.process.wait(30) == 0
     for thread in ask:
         thread.join()
-    assert [(reply.status_code, len(reply.json())) for reply in replies] == [(200, 2_000)] * 3
+    assert [(reply.status_code, len(reply.json())) for reply in replies] == [(200, 10_000)] * 3
     found = {row["request_id"] for reply in replies for row in reply.json()}
     assert found == set(journalled(two))
     assert {path.suffix for path in journal.segments(folder(two))} == {".jsonl"}

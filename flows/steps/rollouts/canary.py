@@ -106,6 +106,15 @@ def judge(canary: Figures, champion: Figures, scores: Scores, limits: Limits, *,
     )
 
 
+def comparable(canary: Figures, step: Figures, walk: Figures) -> Figures:
+    """What the champion is compared by: its parts of the same `step`, or of the whole `walk` where it has too few then.
+
+    In the same step both met the same machine: what slows all of them down is no fault of the canary. With half as many
+    parts as the canary's or fewer, such as at 100 %, the champion's earlier steps say what is usual.
+    """
+    return step if 2 * step.parts > canary.parts else walk
+
+
 def errors(canary: Figures, champion: Figures, limits: Limits) -> Check:
     """The share of failed rows, beyond what a fair draw gives."""
     bad = _more((canary.failed, canary.rows), (champion.failed, champion.rows), limits.max_error_share)

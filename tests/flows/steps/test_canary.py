@@ -183,3 +183,24 @@ def test_steps_are_kept_in_order():
 def test_rank_correlation(a, b, expected):
     """Same order 1, inverted -1, one side constant 0, both constant 1."""
     assert canary.rank_correlation(np.array(a, float), np.array(b, float)) == pytest.approx(expected)
+
+
+def figures(parts: int, slow: int) -> Figures:
+    """Parts of batches of which some took longer than 5 ms."""
+    return Figures(answered=parts, seconds=parts / 1_000, parts=parts, within=((0.005, parts - slow), (1.0, parts)))
+
+
+def test_a_machine_that_became_slow_is_no_fault_of_the_canary() -> None:
+    """The champion is compared by the same step, in which it was as slow; a slow canary is stopped all the same."""
+    ours, step, quiet = figures(20, 10), figures(60, 28), figures(123, 7)
+    theirs = canary.comparable(ours, step, quiet)
+    assert theirs == step
+    assert canary.latency(ours, theirs, Limits()).passed
+    assert not canary.latency(ours, canary.comparable(ours, figures(60, 2), quiet), Limits()).passed
+
+
+@pytest.mark.parametrize("parts", [0, 10])
+def test_without_enough_of_the_step_the_whole_walk_is_compared(parts: int) -> None:
+    """At 100 % the champion answers nothing any more."""
+    whole = figures(123, 7)
+    assert canary.comparable(figures(20, 0), figures(parts, 0), whole) == whole
