@@ -13,6 +13,8 @@ from bentos.runtime import metrics
 from bentos.runtime.predictor import Predictor
 from bentos.runtime.scoring.inputs import MAX_ROWS
 
+NO_SCIPY = "drift checks need scipy, which images leave out for its size; add it to bentofile.yaml to have them there"
+
 Cell = float | int | str | bool | None
 
 
@@ -72,7 +74,10 @@ class DriftCheck(BaseModel):
 
 
 async def check(predictor: Predictor, rows: list[dict[str, Any]], ctx: bentoml.Context) -> Response:
-    """The verdict, made in a thread; 400 for unknown columns, 404 without a reference, 503 without a release."""
+    """The verdict, made in a thread.
+
+    400 for unknown columns, 404 without a reference, 501 without scipy, 503 without a release.
+    """
     try:
         status, content = 200, await asyncio.to_thread(_checked, predictor, rows)
     except Refused as error:
@@ -85,8 +90,12 @@ async def check(predictor: Predictor, rows: list[dict[str, Any]], ctx: bentoml.C
 
 
 def _checked(predictor: Predictor, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    from bentos.runtime.monitoring import posted  # brings scipy, which no answer needs
-
+    try:
+        from bentos.runtime.monitoring import posted  # brings scipy, which no answer needs
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] != "scipy":
+            raise
+        raise Refused(501, NO_SCIPY) from None
     champion = predictor.champion()
     if champion is None:
         raise Refused(503, predictor.ready()[1])

@@ -1,19 +1,23 @@
 """POST /drift-check on a real service: a table beside the champion's reference, read-only, for who has the token."""
 
 import json
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
 import pandas as pd
 import pytest
 
+from bentos import comparison
+from bentos.protocols.columns import Refused
 from bentos.runtime.monitoring import calibration, drift, rules, sketches
 from bentos.runtime.monitoring.rules import DriftRules
+from bentos.runtime.predictor import Predictor
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.rollouts.rollout import Arm, Rollout
 from bentos.runtime.scoring import manifest
@@ -169,3 +173,14 @@ def test_nothing_is_journalled_and_predictions_go_on_beside_it(server: Server) -
     assert {response.status_code for response in answered} == {200}
     journal = server.home / "journal" / "churn"
     assert sum(len(path.read_bytes().splitlines()) for path in journal.iterdir()) == 20
+
+
+def test_without_scipy_the_route_says_what_to_add(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image leaves it out: a clear refusal, and no other missing module is taken for it."""
+    for name in [n for n in sys.modules if n.startswith(("scipy", "bentos.runtime.monitoring"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
+    with pytest.raises(Refused, match=r"add it to bentofile\.yaml") as refused:
+        comparison._checked(cast(Predictor, None), [{"score": 0.1}])
+    assert refused.value.status == 501
