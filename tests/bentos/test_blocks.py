@@ -62,6 +62,15 @@ def test_a_block_with_columns_of_other_lengths_is_corrupt(tmp_path, part):
         list(journal.scan(tmp_path))
 
 
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_block_of_another_number_of_rows_is_corrupt(tmp_path, more):
+    """Columns that agree with each other but not with the block's count are an error too, and no rows fewer or more."""
+    block = orjson.loads(line())
+    Journal(tmp_path).append([block | {"rows": block["rows"] + more}])
+    with pytest.raises(JournalError, match="line 1 is corrupt"):
+        list(journal.scan(tmp_path))
+
+
 def test_a_torn_block_was_never_answered(tmp_path):
     """Half a block at a segment's end is left out as a whole."""
     Journal(tmp_path).append([line(), line(2)])
