@@ -12,6 +12,7 @@ from flows import environment
 STATE = pytest.StashKey[Path]()
 # What `make test ARGS=...` hands down to every make below it: a test's own `make up` would take pytest's options.
 OF_MAKE = ("ARGS", "ONLY", "WORKERS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+LONGEST = ("test_loop.py", "test_mutations.py", "test_event_loop.py", "test_readme.py", "test_backtest.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,8 +29,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The loop takes longest and waits most: with several workers it must not be the last to start."""
-    items.sort(key=lambda item: item.path.name != "test_loop.py")
+    """Files whose servers take minutes go first: with several workers none of them must be the last to start."""
+    place = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture
