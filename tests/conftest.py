@@ -10,6 +10,7 @@ import pytest
 from flows import environment
 
 STATE = pytest.StashKey[Path]()
+SHARED = "TESTS_SHARED"  # names a folder for what one process of the tests makes for all of them
 # What `make test ARGS=...` hands down to every make below it: a test's own `make up` would take pytest's options.
 OF_MAKE = ("ARGS", "ONLY", "WORKERS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
 LONGEST = ("test_loop.py", "test_mutations.py", "test_event_loop.py", "test_readme.py", "test_backtest.py")
@@ -18,6 +19,7 @@ LONGEST = ("test_loop.py", "test_mutations.py", "test_event_loop.py", "test_read
 def pytest_configure(config: pytest.Config) -> None:
     """Before any tool is imported, move all of their state to a temporary home; speak to no outside Prefect server."""
     config.stash[STATE] = Path(tempfile.mkdtemp(prefix="bentoflow-tests-"))
+    os.environ.setdefault(SHARED, str(config.stash[STATE] / "shared"))  # workers and mutated copies inherit it
     for name in ("PREFECT_API_URL", *OF_MAKE):
         os.environ.pop(name, None)
     environment.apply(config.stash[STATE])

@@ -212,7 +212,7 @@ def broken(mutation: Mutation, folder: Path) -> Path:
     for name in COPIED:
         source, copy = ROOT / name, folder / name
         if source.is_dir():
-            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, copy)  # with its bytecode, which is of the same times and so still good
         else:
             shutil.copy(source, copy)
     path = folder / mutation.file
@@ -229,10 +229,22 @@ def test_a_broken_promise_is_noticed(mutation: Mutation, tmp_path: Path) -> None
     """The guarding test, which passes on the project as it is, fails on the copy."""
     copy = broken(mutation, tmp_path)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "BENTOFLOW_"))}
+    quick = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # importing every plugin would take most of the time
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", mutation.noticed_by],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "pytest_timeout",
+            mutation.noticed_by,
+        ],
         cwd=copy,
-        env={**clean, "PYTHONPATH": str(copy)},
+        env={**clean, **quick, "PYTHONPATH": str(copy)},
         capture_output=True,
         text=True,
         timeout=300,

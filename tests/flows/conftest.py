@@ -1,8 +1,10 @@
 """One Prefect API and one small trained home for all flow tests; each test works in a copy of its own."""
 
 import os
+import pickle
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -20,8 +22,10 @@ from bentos.runtime.rollouts import rollout
 from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.release import Release, load_release
 from flows import environment
+from flows.stores import locks
 from flows.usecases import churn
 from tests.bentos.conftest import records
+from tests.conftest import SHARED
 
 CUSTOMERS = 2_000
 AS_OF = datetime(1998, 1, 1, tzinfo=UTC)
@@ -119,14 +123,22 @@ def prefect_api() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def feed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def shared() -> Path:
+    """A folder of all processes of this run, removed when the first of them ends."""
+    return Path(os.environ[SHARED])
+
+
+@pytest.fixture(scope="session")
+def feed(shared: Path) -> dict[str, str]:
     """Every purchase of 2,000 customers, as a csv source."""
     from flows.stores import tables
 
-    raw = tables.read(churn.USE_CASE.source)
-    chosen = raw["user_id"].drop_duplicates().sort_values().sample(CUSTOMERS, random_state=7)
-    path = tmp_path_factory.mktemp("feed") / "purchases.csv"
-    raw[raw["user_id"].isin(chosen)].to_csv(path, index=False)
+    path = shared / "purchases.csv"
+    with locks.held(shared, "feed", wait=True):
+        if not path.exists():
+            raw = tables.read(churn.USE_CASE.source)
+            chosen = raw["user_id"].drop_duplicates().sort_values().sample(CUSTOMERS, random_state=7)
+            raw[raw["user_id"].isin(chosen)].to_csv(path, index=False)
     return {"url": str(path), "format": "csv"}
 
 
@@ -144,14 +156,23 @@ class Bases:
 
 
 @pytest.fixture(scope="session")
-def bases(prefect_api: None, feed: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bases]:
-    """Prepared, trained and released once; tests take copies."""
+def bases(prefect_api: None, feed: dict[str, str], shared: Path) -> Bases:
+    """Prepared, trained and released by the first process that asks; tests take copies."""
+    kept = shared / "bases.pickle"
+    with locks.held(shared, "bases", wait=True):
+        if not kept.exists():
+            made = _bases(Path(tempfile.mkdtemp(dir=shared)), feed)
+            kept.write_bytes(pickle.dumps(made))
+        found: Bases = pickle.loads(kept.read_bytes())
+    return found
+
+
+def _bases(folder: Path, feed: dict[str, str]) -> Bases:
     from flows.prepare import prepare
     from flows.release import release
     from flows.stores import features, tables
     from flows.train import train
 
-    folder = tmp_path_factory.mktemp("bases")
     with at_home(folder / "origin") as home, pytest.MonkeyPatch.context() as patch:
         use(patch, estimators=churn.USE_CASE.estimators, trials=3)
         without_servers(patch)
@@ -163,7 +184,7 @@ def bases(prefect_api: None, feed: dict[str, str], tmp_path_factory: pytest.Temp
         shutil.copytree(home, folder / "released")
         events = tables.read_snapshot(home / "snapshots" / "churn", prepared["snapshot"])
         joined = features.training_frame(features.open_store(home), churn.USE_CASE, events, pd.Timestamp(AS_OF))
-        yield Bases(home, folder / "prepared", folder / "released", prepared, trained, released, joined)
+        return Bases(home, folder / "prepared", folder / "released", prepared, trained, released, joined)
 
 
 @contextmanager
