@@ -13,7 +13,8 @@ STATE = pytest.StashKey[Path]()
 SHARED = "TESTS_SHARED"  # names a folder for what one process of the tests makes for all of them
 # What `make test ARGS=...` hands down to every make below it: a test's own `make up` would take pytest's options.
 OF_MAKE = ("ARGS", "ONLY", "WORKERS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
-LONGEST = ("test_loop.py", "test_mutations.py", "test_event_loop.py", "test_readme.py", "test_backtest.py")
+# Whose servers take minutes; test_transaction.py makes the trained home that two mutations take.
+LONGEST = "test_loop test_event_loop test_transaction test_mutations test_readme test_backtest".split()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,7 +34,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files whose servers take minutes go first: with several workers none of them must be the last to start."""
     place = {name: at for at, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture
