@@ -131,10 +131,11 @@ def check_drift(
     lines = history.read(home, use_case)
     result["promised"] = str(standard.promise) if standard.promise else ""
     result["severity"] = triggers.severity(result["kind"], checked.judgement.levels, case.retraining)
-    cause = triggers.Cause(trigger="drift", severity=result["severity"], kind=result["kind"])
-    result["waits"] = policy.held(lines, end, cause, case.retraining, case.drift.cooldown_days)
-    result["unfollowed"] = policy.unfollowed(lines, datetime.now(UTC), case.retraining.notice_minutes)
     stem = verdicts.stem(home, use_case, release, start, end)
+    cause = triggers.Cause(trigger="drift", severity=result["severity"], kind=result["kind"])
+    held = policy.held(lines, end, cause, case.retraining, case.drift.cooldown_days)
+    result["waits"] = None if alarms.asked(result, stem.with_suffix(".json"), lines) else held
+    result["unfollowed"] = policy.unfollowed(lines, datetime.now(UTC), case.retraining.notice_minutes)
     points = course([*verdicts.until(home, use_case, end), result], verdicts.feedback(home, use_case))
     html = report(checked, standard, stem.with_suffix(".html"), _context(case, result), points)
     result |= {"report": str(html)}
