@@ -130,7 +130,7 @@ def window_of(names: Sequence[str], folder: Path) -> windows.Window:
 
 
 def profile_of(names: Sequence[str], folder: Path) -> bytes:
-    """The whylogs profile of parts, or of merges of them."""
+    """The profile of parts, or of merges of them."""
     return profiles.merge([(folder / f"{name}.bin").read_bytes() for name in names])
 
 
@@ -189,7 +189,7 @@ def _group(rows: Records) -> Group:
 
 def _name(found: Inventory, group: Group, subject: Subject) -> str:
     """Hour, segment and a hash of all else that a part depends on."""
-    rest = _hash(json.dumps([SHAPE, asdict(group), asdict(subject)]))
+    rest = _hash(json.dumps([profiles.library.NAME, SHAPE, asdict(group), asdict(subject)]))
     return f"{group.first[:13].replace('-', '')}-{found.digest}-{rest}"
 
 
