@@ -41,6 +41,11 @@ def merge(parts: Sequence[bytes]) -> bytes:
     return library.merge(parts)
 
 
+def remembered(profile_bytes: bytes) -> dict[str, Remembered]:
+    """What a profile remembers of each column; StoreError if it is none, or another library's."""
+    return library.remembered(profile_bytes)
+
+
 def cardinality(profile_bytes: bytes, column: str) -> float:
     """About how many distinct values a column has: within 3 % of them, two standard errors of a HyperLogLog of 2^12."""
     return _column(profile_bytes, column).cardinality
@@ -87,7 +92,7 @@ def sketch(profile_bytes: bytes, column: str, *, edges: Sequence[float] = (), ca
 
 
 def _column(profile_bytes: bytes, column: str) -> Remembered:
-    found = library.remembered(profile_bytes)
+    found = remembered(profile_bytes)
     if column not in found:
         raise StoreError(f"the profile has no column {column!r}; it has {', '.join(sorted(found))}")
     return found[column]
