@@ -296,6 +296,40 @@ def test_a_run_killed_before_its_verdict_was_kept_tells_the_history_once(
     assert Path(first["report"]).with_suffix(".json").exists()
 
 
+def test_a_check_does_not_wait_for_the_training_that_it_started(
+    released: Path, bases: Bases, events: list[Any]
+) -> None:
+    """Killed after its event, which started a training, the next run has the same verdict; a later window waits."""
+    fill(released, bases)
+    worse(released, bases.release["release"], 0.60)
+    first = check()
+    Path(first["report"]).with_suffix(".json").unlink()
+    history.append(released, "churn", policy.STARTED, at=AFTER, reason="drift")
+    assert first["event"]
+    assert check() == first
+    assert [line["event"] for line in lines(released)] == [first["event"]]
+    later = check(AFTER + timedelta(hours=12))
+    assert (later["kind"], later["event"]) == ("harmful", None)
+    assert "in cooldown until 1998-05-02" in later["waits"]
+
+
+def test_what_the_server_did_not_get_is_told_by_the_next_check(
+    released: Path, bases: Bases, events: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history says that a training was asked for, the verdict does not, and no second line is written."""
+    fill(released, bases)
+    worse(released, bases.release["release"], 0.60)
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.retraining.events.tell", lambda event, **more: False)
+        first = check()
+    assert (first["asks"], first["event"], events) == ("quality fell", None, [])
+    second = check()
+    assert second == first | {"event": lines(released)[0]["event"]}
+    assert [event["id"] for event in events] == [second["event"]]
+    assert check() == second
+    assert (len(events), len(lines(released))) == (1, 1)
+
+
 def _before_drift(home: Path) -> list[str]:
     return [line for line in history.path(home, "churn").read_text().splitlines() if '"drift' not in line]
 

@@ -15,14 +15,16 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL
+from prefect import flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.check_drift import check_drift
-from flows.retraining import alarms
+from flows.retraining import alarms, events
 from flows.steps.pages import plots
 from flows.stores import history
 from tests.flows.conftest import Bases, answers_of, champion, holdout, journalled
 from tests.flows.test_check_drift import lines, worse
+from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENT = datetime(1998, 5, 1, tzinfo=UTC)
@@ -164,6 +166,23 @@ class Server:
         while not self.starts(last):
             assert time.monotonic() < deadline, "the automation never acted"
             time.sleep(0.2)
+
+
+def test_a_server_that_cannot_be_reached_is_said_and_not_waited_for(
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is raised: the check goes on, and its caller knows that the event was not told."""
+    monkeypatch.setattr(events, "WAIT_S", 2.0)
+
+    @flow
+    def telling() -> bool:
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+            return events.tell(alarms.EVENT, id=str(uuid4()), use_case="churn", payload={})
+
+    began = time.monotonic()
+    assert telling() is False
+    assert time.monotonic() - began < 30
+    assert f"the server did not get {alarms.EVENT}, the next check tells it" in caplog.text
 
 
 @pytest.fixture
