@@ -304,13 +304,13 @@ def test_a_check_does_not_wait_for_the_training_that_it_started(
     worse(released, bases.release["release"], 0.60)
     first = check()
     Path(first["report"]).with_suffix(".json").unlink()
-    history.append(released, "churn", policy.STARTED, at=AFTER, reason="drift")
+    history.append(released, "churn", "trained: HOLD", at=AFTER, reason="drift", version="2")
     assert first["event"]
     assert check() == first
     assert [line["event"] for line in lines(released)] == [first["event"]]
-    later = check(AFTER + timedelta(hours=12))
+    later = check_drift("churn", since=AFTER - timedelta(days=1), until=AFTER + timedelta(days=2))
     assert (later["kind"], later["event"]) == ("harmful", None)
-    assert "in cooldown until 1998-05-02" in later["waits"]
+    assert "in cooldown until 1998-07-30" in later["waits"]
 
 
 def test_what_the_server_did_not_get_is_told_by_the_next_check(
