@@ -28,7 +28,7 @@ def tell(event: str, *, id: str, use_case: str, payload: dict[str, Any]) -> bool
     told = Event(
         event=event,
         id=UUID(id),
-        resource={"prefect.resource.id": f"bentoflow.{use_case}"},  # type: ignore[arg-type]  # a mapping will do
+        resource={"prefect.resource.id": f"bentoflow.{use_case}"},
         payload=payload,
     )
     try:
