@@ -20,7 +20,7 @@ from bentoml._internal.service.openapi.specification import MediaType, OpenAPISp
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bentos import drain
+from bentos import comparison, drain
 from bentos.admin import Admin
 from bentos.limits import Limits, bounds, once
 from bentos.protocols import Beside, Protocols, shape_of
@@ -38,7 +38,8 @@ current_service = bentoml.get_current_service  # once: the package looks every n
 JSON = (b"content-type", b"application/json")
 BODY = f"JSON in UTF-8, at most {MAX_ROWS:,} rows. Of a name that stands twice in an object the last one counts."
 ARROW = STREAM.encode()
-READS = frozenset({"drift_check"})  # admin routes that answer at once
+DRIFT_CHECK = "drift_check"
+READS = frozenset({DRIFT_CHECK})  # admin routes that answer at once
 
 
 class HotService(Service[Any]):
@@ -59,12 +60,15 @@ class HotService(Service[Any]):
         forms = {route: frozenset[bytes]() for name, route in routes.items() if name not in files}
         if self._row is not None:
             forms[f"{prefix}/predict"] = frozenset({ARROW})
+        if DRIFT_CHECK in routes:
+            forms[routes[DRIFT_CHECK]] = frozenset(form.encode() for form in comparison.Tables.forms)
         shape = partial(shape_of, prefix=prefix)
         return Limits(self._answering(app, prefix, routes), bounds(), use_case=self.name, shape=shape, forms=forms)
 
     def _answering(self, bento: Any, prefix: str, routes: dict[str, str]) -> ASGIApp:
         """BentoML's app behind the faster routes; what is no prediction is an admin route."""
-        asked = Refusals(bento, [r for name, r in routes.items() if is_prediction(name)], use_case=self.name)
+        beside = comparison.Tables(bento, routes[DRIFT_CHECK], current_service) if DRIFT_CHECK in routes else bento
+        asked = Refusals(beside, [r for name, r in routes.items() if is_prediction(name)], use_case=self.name)
         app: ASGIApp = Admin(asked, [route for name, route in routes.items() if not is_prediction(name)])
         others = [m for m, _ in self.middlewares if not getattr(m, "sees_no_predictions", False)]
         aside = bool(others) or BentoMLContainer.http.cors.enabled.get()
@@ -86,20 +90,27 @@ class HotService(Service[Any]):
                 continue
             operation["responses"].update(own(admin=not is_prediction(name), begins=name not in READS))
             operation["description"] = f"{operation.get('description', '')}\n\n{BODY}".strip()
+        if DRIFT_CHECK in self.apis:
+            _take(spec.paths[self.apis[DRIFT_CHECK].route].post["requestBody"], *comparison.Tables.forms)
         spec.paths["/readyz"].get.responses[503] = {"description": "Why nothing can answer now"}
         if self._row is not None:
             paths = documented(self.name, self.entity)
             spec.paths.update({path: PathItem(**operations) for path, operations in paths.items()})
             predict = spec.paths["/predict"].post
             for body in (predict["requestBody"], predict["responses"][200]):
-                content = body["content"] if isinstance(body, dict) else body.content
-                content[STREAM] = MediaType(schema=Schema(type="string", format="binary"))
+                _take(body, STREAM)
         return spec
 
     @property
     def _row(self) -> type[BaseModel] | None:
         """The model of a row, None if /predict takes something else; the other protocols need rows."""
         return getattr(self.apis["predict"].input_spec, "row", None) if self.entity else None
+
+
+def _take(body: Any, *forms: str) -> None:
+    """Document media types of a body beside its JSON."""
+    content = body["content"] if isinstance(body, dict) else body.content
+    content.update({form: MediaType(schema=Schema(type="string", format="binary")) for form in forms})
 
 
 def is_prediction(name: str) -> bool:

@@ -16,14 +16,15 @@ from bentos.runtime.monitoring import calibration, drift, signatures, sketches
 from bentos.runtime.scoring import manifest
 from flows import usecases
 from flows.alerts import outbox
+from flows.errors import StoreError
 from flows.retraining import alarms
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps.monitoring import estimates, kinds, policy, triggers, windows
+from flows.steps.monitoring import estimates, kinds, policy, segments, triggers, windows
 from flows.steps.monitoring.course import Point, course
 from flows.steps.pages import page, plots
 from flows.steps.pages import report as drift_report
-from flows.stores import answers, bentos, history, parts, promises, transaction, verdicts
+from flows.stores import answers, bentos, history, parts, profiles, promises, transaction, verdicts
 from flows.stores.parts import Subject
 from flows.usecases.spec import UseCase
 
@@ -35,6 +36,7 @@ class Standard:
     """What a release is compared with: reference and calibration, what its scores mean, and the quality it promised."""
 
     reference: str
+    profile: bytes
     known: calibration.Calibration | None
     quality: estimates.Quality | None
     promise: kinds.Promise | None
@@ -43,16 +45,17 @@ class Standard:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A window, the verdict on its columns, and the kind of its drift."""
+    """A window, the verdict on its columns, the kind of its drift, and the scores of each declared segment."""
 
     window: windows.Window
     verdict: drift.Verdict
     judgement: kinds.Judgement
+    segments: tuple[segments.Segment, ...] = ()
 
 
 @task(cache_policy=NO_CACHE)
 def profile_segment(path: Path, subject: Subject, since: datetime, until: datetime, out: Path) -> list[str]:
-    """Counts and whylogs profiles of one segment's answers by hour: a pure function of its bytes, written once."""
+    """Counts and profiles of one segment's answers by hour: a pure function of its bytes, written once."""
     return parts.profile(path, subject, since, until, out)
 
 
@@ -67,15 +70,19 @@ def judge(names: list[str], standard: Standard, name: str, folder: Path, earlier
     """Merge the window's parts, compare them with the standard, and say what kind of drift it is."""
     then, rules = sketches.from_json(standard.reference), usecases.load(name).drift
     now = parts.window_of(names, folder) if names else windows.count(answers.features_frame([], []), then)
+    found: tuple[segments.Segment, ...] = ()
     if names:
-        replace(folder / "window.bin", parts.profile_of(names, folder))
+        profile = parts.profile_of(names, folder)
+        replace(folder / "window.bin", profile)
+        found = _segments(standard.profile, profile)
     verdict = drift.persistent(drift.compare(then, now.sketches, rules, standard.known), earlier)
     estimated = None
     if standard.quality is not None:
         found = estimates.estimate(standard.quality, now.scores, repeats=now.repeats)
         estimated = kinds.level("estimated", found, standard.promise)
     signs = signatures.find(then, now.sketches, now.copies, rules)
-    return Checked(window=now, verdict=verdict, judgement=kinds.judge(verdict, signs, estimated, standard.measured))
+    judgement = kinds.judge(verdict, signs, estimated, standard.measured)
+    return Checked(window=now, verdict=verdict, judgement=judgement, segments=found)
 
 
 @task(cache_policy=NO_CACHE)
@@ -97,7 +104,9 @@ def report(
                 s.name, s.categories or s.edges, [c / old for c in then[s.name].counts], [c / new for c in s.counts]
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = drift_report.drift_page(verdict, checked.judgement, figures, context, standard.known, points=points)
+    made = drift_report.drift_page(
+        verdict, checked.judgement, figures, context, standard.known, points=points, segments=checked.segments
+    )
     replace(path, page.render(made).encode())
     return path
 
@@ -131,10 +140,11 @@ def check_drift(
     lines = history.read(home, use_case)
     result["promised"] = str(standard.promise) if standard.promise else ""
     result["severity"] = triggers.severity(result["kind"], checked.judgement.levels, case.retraining)
-    cause = triggers.Cause(trigger="drift", severity=result["severity"], kind=result["kind"])
-    result["waits"] = policy.held(lines, end, cause, case.retraining, case.drift.cooldown_days)
-    result["unfollowed"] = policy.unfollowed(lines, datetime.now(UTC), case.retraining.notice_minutes)
     stem = verdicts.stem(home, use_case, release, start, end)
+    cause = triggers.Cause(trigger="drift", severity=result["severity"], kind=result["kind"])
+    held = policy.held(lines, end, cause, case.retraining, case.drift.cooldown_days)
+    result["waits"] = None if alarms.asked(result, stem.with_suffix(".json"), lines) else held
+    result["unfollowed"] = policy.unfollowed(lines, datetime.now(UTC), case.retraining.notice_minutes)
     points = course([*verdicts.until(home, use_case, end), result], verdicts.feedback(home, use_case))
     html = report(checked, standard, stem.with_suffix(".html"), _context(case, result), points)
     result |= {"report": str(html)}
@@ -175,6 +185,7 @@ def _result(
         "quality": {found.how: asdict(found) for found in judgement.levels},
         "psi": {c.name: c.psi for c in verdict.columns},
         "max_psi": case.drift.max_psi,
+        "segments": [asdict(segment) for segment in checked.segments],
         "profiles": keys,
     }
 
@@ -202,6 +213,7 @@ def _standard(use_case: str, release: str, home: Path) -> Standard:
     month = verdicts.measured(home, use_case, release)
     return Standard(
         reference=(folder / manifest.REFERENCE).read_text(),
+        profile=(folder / manifest.REFERENCE_PROFILE).read_bytes(),
         known=calibration.from_json(known.read_text()) if known.exists() else None,
         quality=estimates.from_json(quality.read_text()) if quality.exists() else None,
         promise=promise,
@@ -209,11 +221,24 @@ def _standard(use_case: str, release: str, home: Path) -> Standard:
     )
 
 
+def _segments(reference: bytes, window: bytes) -> tuple[segments.Segment, ...]:
+    """Each segment's scores beside the reference's; none where the release's profile is another library's."""
+    try:
+        then, now = profiles.remembered(reference), profiles.remembered(window)
+    except StoreError:
+        return ()
+    return segments.compare(*({name: column.kept for name, column in side.items()} for side in (then, now)))
+
+
 def _profiled(use_case: str, release: str, start: datetime, end: datetime, reference: str, home: Path) -> list[str]:
     """The names of the parts that hold answers of the window; only segments that hold something new are read."""
     found, out = manifest.load(bentos.model_folder(release)), home / "profiles" / use_case
     subject = Subject(
-        release=release, names=tuple(found.names), categorical=tuple(found.categorical), reference=reference
+        release=release,
+        names=tuple(found.names),
+        categorical=tuple(found.categorical),
+        reference=reference,
+        slices=usecases.load(use_case).slices,
     )
     known = {p: parts.known(p, subject, start, end, out) for p in journal.segments(answers.folder(home, use_case))}
     unread = [path for path, names in known.items() if names is None]

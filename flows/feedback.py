@@ -25,7 +25,7 @@ from flows.steps.monitoring import kinds
 from flows.steps.monitoring.course import course
 from flows.steps.pages import live, page
 from flows.steps.training import metrics
-from flows.stores import answers, history, prepared, promises, registry, tables, transaction
+from flows.stores import answers, history, outcomes, prepared, promises, registry, tables, transaction
 from flows.stores import labels as label_store
 from flows.stores import verdicts as kept
 from flows.usecases.spec import UseCase
@@ -182,6 +182,7 @@ def feedback(
     }
     verdicts = kept.until(home, use_case, moment.to_pydatetime())
     result["windows"] = [w for v in verdicts if (w := measured_window(v, everything, labelled))]
+    result["profiles"] = outcomes.profile(labelled, home / "profiles" / use_case / "labels")
     result["degraded"] = degradation.announce(case, result["months"], moment.to_pydatetime(), home)
     replace(home / "feedback" / f"{use_case}.json", json.dumps(result, indent=1).encode())
     with registry.run(registry.connect(use_case, home), f"feedback {moment.date()}", tags={"kind": "feedback"}):

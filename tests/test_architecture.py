@@ -15,7 +15,9 @@ SAYS_NOTHING = {"utils", "helpers", "common", "base", "manager", "handler", "mis
 ONE_IMPORTER = {  # tool -> the modules that may import it, on either side
     "feast": {"flows/stores/features.py", "bentos/runtime/features/online.py"},
     "mlflow": {"flows/stores/registry.py", "flows/stores/pyfunc.py"},
-    "whylogs": {"flows/stores/profiles.py"},
+    "whylogs": {"flows/stores/profiles/whylogs.py"},
+    "whylogs_sketching": {"flows/stores/profiles/whylogs.py"},
+    "datasketches": {"flows/stores/profiles/datasketches.py"},
 }
 
 

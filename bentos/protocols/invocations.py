@@ -8,6 +8,7 @@ import csv
 import io
 import math
 import re
+from collections.abc import Set
 from itertools import islice
 from typing import Any
 
@@ -101,6 +102,12 @@ def split(data: Any) -> Columns:
 
 def from_csv(body: bytes, layout: Layout) -> Columns:
     """The columns of a table with a header, as pandas' `to_csv` writes it, with the index or without."""
+    numbers = {*layout.names, *(() if layout.keys.text else (layout.entity,))} - {*layout.categorical}
+    return read_csv(body, numbers)
+
+
+def read_csv(body: bytes, numbers: Set[str]) -> Columns:
+    """The columns of a table with a header; those named in `numbers` hold numbers, the others texts, None for a gap."""
     try:
         text = io.TextIOWrapper(io.BytesIO(body), encoding="utf-8-sig", newline="")
         lines = (line for line in csv.reader(text, strict=True) if line)
@@ -113,12 +120,7 @@ def from_csv(body: bytes, layout: Layout) -> Columns:
     for i, row in enumerate(rows):
         if len(row) != len(names):
             raise Refused(400, f"has {len(row)} values; the header names {len(names)}", row=i)
-    columns: Columns = {}
-    for at, name in enumerate(names):
-        number = name in layout.names or (name == layout.entity and not layout.keys.text)
-        number = number and name not in layout.categorical
-        columns[name] = [(_number if number else _text)(row[at]) for row in rows]
-    return columns
+    return {name: [(_number if name in numbers else _text)(row[at]) for row in rows] for at, name in enumerate(names)}
 
 
 def from_parquet(body: bytes, layout: Layout) -> Columns:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from prefect.events import emit_event
-
+from flows.retraining import events
 from flows.steps.monitoring import kinds, policy, triggers
 from flows.steps.monitoring.kinds import Level
 from flows.stores import history, promises, transaction, verdicts
@@ -34,17 +33,20 @@ def announce(case: UseCase, months: list[dict[str, Any]], at: datetime, home: Pa
     cause = triggers.Cause(trigger="degradation", severity=severity, kind="harmful")
     lines = history.read(home, case.name)
     waits = policy.broken(lines, at) or policy.held(lines, at, cause, case.retraining, case.drift.cooldown_days)
-    marks = [EVENT, release, month["month"], severity]
-    event = uuid5(NAMESPACE_URL, json.dumps(marks))
-    found = _found(level, severity, month["month"], release, waits, None if waits else str(event))
-    key = hashlib.sha256(json.dumps([*marks, found["event"]]).encode()).hexdigest()[:16]
-    if any(line.get("key") == key for line in lines):
+    marks, kept = [EVENT, release, month["month"], severity], {line.get("key") for line in lines}
+    event = None if waits else str(uuid5(NAMESPACE_URL, json.dumps(marks)))
+    found = _found(level, severity, month["month"], release, waits, event)
+    if _key(marks, event) in kept:
         return found
-    if found["event"]:
-        payload = {"use_case": case.name, **found}
-        emit_event(event=EVENT, resource={"prefect.resource.id": f"bentoflow.{case.name}"}, id=event, payload=payload)
-    history.append(home, case.name, f"degraded: {severity}", at=at, key=key, **found)
+    if event and not events.tell(EVENT, id=event, use_case=case.name, payload={"use_case": case.name, **found}):
+        found["event"] = None
+    if (key := _key(marks, found["event"])) not in kept:
+        history.append(home, case.name, f"degraded: {severity}", at=at, key=key, **found)
     return found
+
+
+def _key(marks: list[str], event: str | None) -> str:
+    return hashlib.sha256(json.dumps([*marks, event]).encode()).hexdigest()[:16]
 
 
 def _found(

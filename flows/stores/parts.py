@@ -1,4 +1,4 @@
-"""Parts: what a journal segment holds of one release, arm and hour: counts, whylogs profile and quantiles.
+"""Parts: what a journal segment holds of one release, arm and hour: counts, profile and quantiles.
 
 A part is a pure function of its segment's bytes and of the release's reference, and its name says which: it is written
 once, and any window is a merge of parts. A segment is read again only when it grew; then its parts have other names,
@@ -26,8 +26,9 @@ from bentos.runtime import journal
 from bentos.runtime.home import replace
 from bentos.runtime.monitoring import sketches
 from bentos.runtime.monitoring.measures import Sketch
-from flows.steps.monitoring import windows
+from flows.steps.monitoring import segments, windows
 from flows.stores import answers, profiles
+from flows.usecases.spec import Slice
 
 SEGMENT = ".segment.json"  # what a segment holds: how its parts are found without reading it
 CUT = "-cut"  # of a part that a window's first or last moment cuts out of an hour
@@ -49,6 +50,7 @@ class Subject:
     names: tuple[str, ...]
     categorical: tuple[str, ...]
     reference: str  # sketches in JSON
+    slices: tuple[Slice, ...] = ()  # whose scores are kept apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,7 @@ def window_of(names: Sequence[str], folder: Path) -> windows.Window:
 
 
 def profile_of(names: Sequence[str], folder: Path) -> bytes:
-    """The whylogs profile of parts, or of merges of them."""
+    """The profile of parts, or of merges of them."""
     return profiles.merge([(folder / f"{name}.bin").read_bytes() for name in names])
 
 
@@ -189,12 +191,12 @@ def _group(rows: Records) -> Group:
 
 def _name(found: Inventory, group: Group, subject: Subject) -> str:
     """Hour, segment and a hash of all else that a part depends on."""
-    rest = _hash(json.dumps([SHAPE, asdict(group), asdict(subject)]))
+    rest = _hash(json.dumps([profiles.library.NAME, SHAPE, asdict(group), asdict(subject)]))
     return f"{group.first[:13].replace('-', '')}-{found.digest}-{rest}"
 
 
 def _write(folder: Path, name: str, rows: Records, subject: Subject) -> None:
-    """The part's whylogs profile, then its counts, and beside them quantiles that outlive any library."""
+    """The part's profile, then its counts, and beside them quantiles that outlive any library."""
     frame = answers.features_frame(rows, subject.names, subject.categorical)
     counts = windows.count(frame, sketches.from_json(subject.reference), answers.identity_frame(rows))
     beside = {
@@ -202,7 +204,8 @@ def _write(folder: Path, name: str, rows: Records, subject: Subject) -> None:
         "quantiles": {str(n): _quantiles(frame[n]) for n in frame if n not in subject.categorical},
     }
     decided = pd.Series([r.get("decision") for r in rows], dtype=object)
-    replace(folder / f"{name}.bin", profiles.profile(frame.assign(decision=decided)))
+    kept = segments.apart(frame, subject.slices).assign(decision=decided)
+    replace(folder / f"{name}.bin", profiles.profile(kept))
     text = json.dumps({**json.loads(windows.to_json(counts)), **beside}, sort_keys=True)
     replace(folder / f"{name}.json", text.encode())
 

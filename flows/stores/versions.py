@@ -10,6 +10,7 @@ from bentos.runtime.scoring.categories import raw_values
 from bentos.runtime.scoring.scorer import Scorer
 from flows.errors import StoreError
 from flows.steps.gating import gates
+from flows.steps.monitoring import segments
 from flows.steps.monitoring.triggers import Cause
 from flows.steps.training import dossier
 from flows.steps.training.candidate import Rival
@@ -26,7 +27,7 @@ def record(outcome: Outcome, run_id: str) -> registry.Version:
     case, built, found, facts = outcome.case, outcome.built, outcome.found, outcome.facts
     with TemporaryDirectory() as folder:
         release = Path(folder) / "release"
-        profile = profiles.profile(dossier.reference_frame(outcome))
+        profile = profiles.profile(segments.apart(dossier.reference_frame(outcome), case.slices))
         manifest = dossier.write(release, outcome, profile=profile)
         registry.log(
             params={

@@ -11,9 +11,11 @@ from typing import Any, cast
 import httpx
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from bentos import comparison
+from bentos.protocols.arrow import STREAM
 from bentos.protocols.columns import Refused
 from bentos.runtime.monitoring import calibration, drift, rules, sketches
 from bentos.runtime.monitoring.rules import DriftRules
@@ -84,6 +86,20 @@ def posted(server: Server, frame: pd.DataFrame | list[Any], **more: Any) -> http
     return httpx.post(f"{server.url}/drift-check", json=rows, timeout=60, **{"headers": TOKEN, **more})
 
 
+def in_form(server: Server, form: str, body: bytes, **headers: str) -> httpx.Response:
+    headers = {**TOKEN, "content-type": form, **headers}
+    return httpx.post(f"{server.url}/drift-check", content=body, headers=headers, timeout=60)
+
+
+def stream(frame: pd.DataFrame) -> bytes:
+    """A frame as an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    batch = pa.RecordBatch.from_pandas(frame)
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
 def columns(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {column["name"]: column for column in found["columns"]}
 
@@ -131,6 +147,38 @@ def test_texts_and_gaps_are_counted_and_few_rows_decide_nothing(server: Server) 
     assert (few["state"], few["kind"]) == ("not_enough_data", "not_enough_data")
 
 
+def test_csv_and_arrow_say_what_json_says(server: Server) -> None:
+    """One table with gaps and cents in three forms, the index with it: the same verdict to the last digit."""
+    frame = table(2_000, 9).iloc[::-1]
+    frame["spend"] = (100 * frame["spend"]).where(frame.index % 50 > 0)
+    rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    wanted = posted(server, rows).raise_for_status().json()
+    assert (wanted["state"], wanted["kind"], wanted["rows"]) == ("drift", "data_bug", 2_000)
+    for form, body in (("text/csv; charset=utf-8", frame.to_csv().encode()), (STREAM, stream(frame))):
+        assert in_form(server, form, body).raise_for_status().json() == wanted
+
+
+@pytest.mark.parametrize(
+    ("form", "body", "status", "told"),
+    [
+        ("text/csv", b"spend,colour\n1.5,2\n", 400, "colour: unknown; there are recency, spend, visits, score"),
+        ("text/csv", b"spend,visits\n1.5\n", 400, "row 0: has 1 values; the header names 2"),
+        ("text/csv", b"spend\n", 400, "the table has no rows"),
+        ("text/csv", b"spend\n\xff\n", 400, "Failed to parse input as CSV"),
+        ("text/csv", b"spend\n" + b"1\n" * 10_001, 400, "10001 rows are more than the 10000 of one call"),
+        (STREAM, b"no stream", 400, "the body is not an Arrow stream"),
+        ("application/vnd.apache.parquet", b"PAR1", 415, "send application/json, "),
+    ],
+)
+def test_a_table_in_another_form_that_cannot_be_compared_is_refused(
+    server: Server, form: str, body: bytes, status: int, told: str
+) -> None:
+    """As in JSON: the sentence says what, and where."""
+    response = in_form(server, form, body)
+    assert response.status_code == status, response.text
+    assert told in response.json()["error"]
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [
@@ -153,6 +201,7 @@ def test_it_is_for_who_has_the_token(server: Server) -> None:
     """Without it 401, and nothing is compared."""
     assert posted(server, [{"spend": 1.0}], headers={}).status_code == 401
     assert posted(server, [{"spend": 1.0}], headers={"Authorization": "Bearer other"}).status_code == 401
+    assert in_form(server, "text/csv", b"spend\n1\n", Authorization="").status_code == 401
 
 
 def test_it_is_documented_with_an_example(server: Server) -> None:
@@ -160,6 +209,7 @@ def test_it_is_documented_with_an_example(server: Server) -> None:
     operation = httpx.get(f"{server.url}/docs.json", timeout=60).json()["paths"]["/drift-check"]["post"]
     assert {"200", "400", "401", "404", "413", "503"} <= set(operation["responses"])
     assert "202" not in operation["responses"]
+    assert {"application/json", "text/csv", STREAM} == set(operation["requestBody"]["content"])
     assert '"score": 0.31' in json.dumps(operation["requestBody"]) or "Table" in json.dumps(operation["requestBody"])
 
 
@@ -182,5 +232,5 @@ def test_without_scipy_the_route_says_what_to_add(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "scipy", None)
     monkeypatch.setitem(sys.modules, "scipy.special", None)
     with pytest.raises(Refused, match=r"add it to bentofile\.yaml") as refused:
-        comparison._checked(cast(Predictor, None), [{"score": 0.1}])
+        comparison._checked(cast(Predictor, None), lambda numbers: {"score": [0.1]})
     assert refused.value.status == 501

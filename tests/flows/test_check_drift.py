@@ -11,7 +11,6 @@ import pytest
 from bentos.runtime import clock
 from bentos.runtime.monitoring import calibration
 from flows.check_drift import check_drift
-from flows.retraining import alarms
 from flows.steps.monitoring import estimates, policy
 from flows.steps.pages import plots
 from flows.stores import history
@@ -30,9 +29,14 @@ def picture() -> bytes:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The events that are emitted, kept here instead of sent."""
+    """The events that are told, kept here instead of sent: tests/flows/test_killed_checks.py sends them."""
     found: list[dict[str, Any]] = []
-    monkeypatch.setattr(alarms, "emit_event", lambda **event: found.append(event))
+
+    def tell(event: str, **more: Any) -> bool:
+        found.append({"event": event, **more})
+        return True
+
+    monkeypatch.setattr("flows.retraining.events.tell", tell)
     return found
 
 
@@ -98,6 +102,11 @@ def test_the_reference_itself_does_not_drift(released: Path, bases: Bases, event
     found = check()
     assert (found["state"], found["kind"], found["rows"], found["drifted"]) == ("none", "none", 2_000, [])
     assert max(found["psi"].values()) == pytest.approx(0, abs=1e-9)
+    young = found["segments"][0]
+    assert young["name"] == "tenure_months [0, 6)"
+    assert young["share"][0] == young["share"][1]
+    assert young["psi"] == pytest.approx(0, abs=1e-9)
+    assert "Scores by segment" in Path(found["report"]).read_text()
     assert events == []
 
 
@@ -113,9 +122,8 @@ def test_amounts_in_cents_are_broken_data_with_one_alert_and_a_report(
     assert {(s["name"], s["column"]) for s in found["signatures"]} >= {("scale", "avg_purchase_amount")}
     assert "Column avg_purchase_amount: values are 100 times what they were" in found["why"]
     (event,) = drawn
-    assert str(event["id"]) == found["alert"]
-    assert event["event"] == "bentoflow.data_bug.detected"
-    assert event["resource"] == {"prefect.resource.id": "bentoflow.churn"}
+    assert event["id"] == found["alert"]
+    assert (event["event"], event["use_case"]) == ("bentoflow.data_bug.detected", "churn")
     assert (event["payload"]["rows"], event["payload"]["kind"]) == (2_000, "data_bug")
     html = Path(found["report"]).read_text()
     assert "Broken data" in html
@@ -173,7 +181,7 @@ def test_measured_quality_that_fell_is_harmful_and_asks_for_a_training(
     assert (found["state"], found["kind"], found["asks"]) == ("none", "harmful", "quality fell")
     assert "measured ROC AUC 0.600" in found["why"]
     (event,) = drawn
-    assert (str(event["id"]), event["event"]) == (found["event"], "bentoflow.drift.detected")
+    assert (event["id"], event["event"]) == (found["event"], "bentoflow.drift.detected")
     assert "Harmful drift" in Path(found["report"]).read_text()
 
 
@@ -253,7 +261,7 @@ def test_emit_false_only_looks(released: Path, bases: Bases, events: list[Any]) 
     fill(released, bases, factor=100)
     looked = check(emit=False)
     assert (looked["state"], looked["alert"], events) == ("drift", None, [])
-    assert check()["alert"] == str(events[0]["id"])
+    assert check()["alert"] == events[0]["id"]
 
 
 def test_a_killed_run_is_finished_with_the_same_verdict(released: Path, bases: Bases, events: list[Any]) -> None:
@@ -272,7 +280,7 @@ def test_a_killed_run_is_finished_with_the_same_verdict(released: Path, bases: B
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "window.bin"} == {
         k: v for k, v in kept.items() if k != "window.bin"
     }
-    assert {str(e["id"]) for e in events} == {first["alert"]}
+    assert {e["id"] for e in events} == {first["alert"]}
     assert len(lines(released)) == 1
 
 
@@ -286,6 +294,40 @@ def test_a_run_killed_before_its_verdict_was_kept_tells_the_history_once(
     assert check() == first
     assert len(lines(released)) == 1
     assert Path(first["report"]).with_suffix(".json").exists()
+
+
+def test_a_check_does_not_wait_for_the_training_that_it_started(
+    released: Path, bases: Bases, events: list[Any]
+) -> None:
+    """Killed after its event, which started a training, the next run has the same verdict; a later window waits."""
+    fill(released, bases)
+    worse(released, bases.release["release"], 0.60)
+    first = check()
+    Path(first["report"]).with_suffix(".json").unlink()
+    history.append(released, "churn", "trained: HOLD", at=AFTER, reason="drift", version="2")
+    assert first["event"]
+    assert check() == first
+    assert [line["event"] for line in lines(released)] == [first["event"]]
+    later = check_drift("churn", since=AFTER - timedelta(days=1), until=AFTER + timedelta(days=2))
+    assert (later["kind"], later["event"]) == ("harmful", None)
+    assert "in cooldown until 1998-07-30" in later["waits"]
+
+
+def test_what_the_server_did_not_get_is_told_by_the_next_check(
+    released: Path, bases: Bases, events: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history says that a training was asked for, the verdict does not, and no second line is written."""
+    fill(released, bases)
+    worse(released, bases.release["release"], 0.60)
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.retraining.events.tell", lambda event, **more: False)
+        first = check()
+    assert (first["asks"], first["event"], events) == ("quality fell", None, [])
+    second = check()
+    assert second == first | {"event": lines(released)[0]["event"]}
+    assert [event["id"] for event in events] == [second["event"]]
+    assert check() == second
+    assert (len(events), len(lines(released))) == (1, 1)
 
 
 def _before_drift(home: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Quantile sketches without coin tosses: equal values, however they were cut into parts, give equal bytes.
 
-The layout is that of a KLL sketch (Karnin, Lang & Liberty 2016) in the DataSketches binary format, doubles, version 1,
-as whylogs 1.6 froze it; what is kept of the values is chosen by rank instead of at random.
+The layout is that of a KLL sketch (Karnin, Lang & Liberty 2016) in the DataSketches binary format, doubles, version 1:
+that of today, or as whylogs 1.6 froze it. What is kept of the values is chosen by rank instead of at random.
 """
 
 import struct
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 KLL_K = 1024  # whylogs' own
 SINGLE = 4  # flag of a sketch of one value
-HEAD = "<BBBBHBBQHBBI"
+HEAD = "<BBBBHBBQHBB"
+WHYLOGS, DATASKETCHES = 6, 5  # integers of 4 bytes before the levels: whylogs leaves one unused
 
 Floats = NDArray[np.float64]
 
@@ -26,6 +27,20 @@ class Kept:
     weights: NDArray[np.int64]
     low: float
     high: float
+
+    def below(self, edges: Floats) -> NDArray[np.int64]:
+        """How many values lie below each of the edges [k]."""
+        order = np.argsort(self.values, kind="stable")
+        upto = np.concatenate([[0], np.cumsum(self.weights[order])])
+        found: NDArray[np.int64] = upto[np.searchsorted(self.values[order], edges, side="left")]
+        return found
+
+    def quantiles(self, shares: Floats) -> Floats:
+        """The least values that at least those shares 0..1 [k] of all values do not exceed."""
+        order = np.argsort(self.values, kind="stable")
+        upto = np.cumsum(self.weights[order])
+        found: Floats = self.values[order][np.searchsorted(upto, shares * upto[-1], side="left")]
+        return found
 
 
 def kept(values: Floats) -> Kept | None:
@@ -44,7 +59,7 @@ def union(parts: Iterable[Kept | None]) -> Kept | None:
     return Kept(values, weights, min(part.low for part in there), max(part.high for part in there))
 
 
-def encode(sketch: Kept) -> bytes:
+def encode(sketch: Kept, *, preamble: int = WHYLOGS) -> bytes:
     """The bytes of a sketch that stands for n values; at least two.
 
     In the order of their ranks they are cut into blocks of 2^h and, for the rest, of each smaller power of two that n
@@ -60,7 +75,7 @@ def encode(sketch: Kept) -> bytes:
     items = ordered[np.searchsorted(upto, np.cumsum(blocks) - blocks + blocks // 2, side="right")]
     capacity = sum(_capacity(height - level) for level in range(height + 1))
     levels = capacity - items.size + np.cumsum([0, *per_level[:-1]])
-    head = struct.pack(HEAD, 6, 1, 15, 2, KLL_K, 8, 0, n, KLL_K, height + 1, 0, 0)
+    head = struct.pack(HEAD, preamble, 1, 15, 2, KLL_K, 8, 0, n, KLL_K, height + 1, 0).ljust(4 * preamble, b"\0")
     body = struct.pack(f"<{height + 1}I2d", *levels.tolist(), sketch.low, sketch.high)
     return head + body + bytes(items.astype("<f8").tobytes())
 
@@ -69,9 +84,9 @@ def decode(data: bytes) -> Kept:
     """What a sketch of at least one value keeps, from its bytes in this format, whoever wrote them."""
     if data[3] & SINGLE:
         return Kept(np.array(struct.unpack_from("<d", data, 8)), np.ones(1, dtype=np.int64), *[_double(data, 8)] * 2)
-    height = data[18]
-    levels = np.array(struct.unpack_from(f"<{height}I", data, struct.calcsize(HEAD)))
-    at = struct.calcsize(HEAD) + 4 * height
+    height, head = data[18], 4 * data[0]
+    levels = np.array(struct.unpack_from(f"<{height}I", data, head))
+    at = head + 4 * height
     values = np.frombuffer(data, dtype="<f8", offset=at + 16).astype(np.float64)
     sizes = np.diff([*levels - levels[0], values.size])
     weights = np.repeat(np.int64(1) << np.arange(height), sizes)

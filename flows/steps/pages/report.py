@@ -6,6 +6,7 @@ from bentos.runtime.monitoring.calibration import Calibration
 from bentos.runtime.monitoring.drift import ColumnDrift, Verdict
 from flows.steps.monitoring.course import Point
 from flows.steps.monitoring.kinds import BLIND, Judgement
+from flows.steps.monitoring.segments import Segment
 from flows.steps.pages import quality_story
 from flows.steps.pages.page import Badge, Block, Cell, Code, Facts, Figure, Gallery, Kind, Page, Section, Table, Text
 
@@ -48,11 +49,13 @@ def drift_page(
     known: Calibration | None = None,
     *,
     points: Sequence[Point] = (),
+    segments: Sequence[Segment] = (),
 ) -> Page:
     """The drift report: `figures` are PNGs by column name, and `OVERVIEW` for all columns.
 
     `context` names what was compared; its `use case` goes into the title, `next` is the command to run now. `known` is
-    the calibration that was kept with the release, if there was one; `points` the course of quality so far.
+    the calibration that was kept with the release, if there was one; `points` the course of quality so far, `segments`
+    the scores of each slice.
     """
     label, kind, after = KINDS[judgement.kind]
     facts = {key.replace("_", " "): str(value) for key, value in context.items()}
@@ -80,6 +83,7 @@ def drift_page(
             Section("Quality", "quality", _quality(judgement, rules.max_quality_loss)),
             *([Section("Quality over time", "course", quality_story.blocks(points))] if points else []),
             Section("Columns", "columns", (Text(why(verdict)), *overview, _table(verdict), Text(LEGEND))),
+            *([Section("Scores by segment", "segments", (_by_segment(segments),))] if segments else []),
             Section("False alarms", "alarms", _alarms(verdict, known)),
             Section("What happens next", "next", (Text(after), *([Code(command)] if command else []))),
             *_sections(verdict, figures),
@@ -103,6 +107,16 @@ def _quality(judgement: Judgement, margin: float) -> tuple[Block, ...]:
     )
     found = (Table(("Sign of broken data", "Column", "Seen"), signs),) if signs else ()
     return (said, Text(f"The margin is {margin:.0%} of what was promised. {BLIND}"), *found)
+
+
+def _by_segment(segments: Sequence[Segment]) -> Table:
+    """Each segment's part of the answers and its scores, then and now; for information, no verdict rests on it."""
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (s.name, s.rows, *(f"{x:.1%}" for x in s.share), *(f"{x:.3f}" for x in s.median), f"{s.psi:.3f}")
+        for s in segments
+    )
+    head = ("Segment", "Rows", "Share then", "Share now", "Median score then", "Median score now", "PSI of scores")
+    return Table(head, rows, "Then: the release's reference. For information: no verdict rests on it")
 
 
 def _alarms(verdict: Verdict, known: Calibration | None) -> tuple[Block, ...]:

@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from sklearn.metrics import roc_auc_score
 
 from flows.feedback import feedback
-from flows.retraining import degradation
+from flows.retraining import events
 from flows.stores import history, verdicts
 from flows.stores import prepared as pointer
 from tests.flows.conftest import AS_OF, Bases, answers_of, champion, journalled
@@ -52,13 +52,13 @@ def answered(released: Path, bases: Bases) -> list[dict[str, Any]]:
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The events that left, kept on their way to the server."""
     found: list[dict[str, Any]] = []
-    real = degradation.emit_event
+    real = events.tell
 
-    def emit(**event: Any) -> Any:
-        found.append(event)
-        return real(**event)
+    def tell(event: str, **more: Any) -> bool:
+        found.append(more)
+        return real(event, **more)
 
-    monkeypatch.setattr(degradation, "emit_event", emit)
+    monkeypatch.setattr(events, "tell", tell)
     return found
 
 
@@ -113,7 +113,7 @@ def test_a_fall_is_told_once_with_what_was_promised_and_again_when_it_is_worse(
     second = measured(released, bases, answered, 0.15)["degraded"]
     assert second["severity"] == "high"
     assert arrived(second["event"])["payload"]["reason"] == second["reason"]
-    assert len({str(event["id"]) for event in sent}) == len(sent) == 2
+    assert len({event["id"] for event in sent}) == len(sent) == 2
     assert [line["action"] for line in degraded(released)] == ["degraded: medium", "degraded: high"]
 
 
@@ -127,7 +127,7 @@ def test_in_the_cooldown_it_is_kept_and_told_when_it_is_over(
     assert measured(released, bases, answered, 0.15, as_of=AS_OF)["degraded"] == first
     assert sent == []
     second = measured(released, bases, answered, 0.15)["degraded"]
-    assert (second["waits"], str(sent[0]["id"]), len(sent)) == (None, second["event"], 1)
+    assert (second["waits"], sent[0]["id"], len(sent)) == (None, second["event"], 1)
     assert [line["event"] for line in degraded(released)] == [None, second["event"]]
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from bentos.runtime.monitoring import drift, sketches
 from flows.steps.monitoring import kinds
+from flows.steps.monitoring.segments import Segment
 from flows.steps.pages import page
 from flows.steps.pages import report as drift_report
 from flows.usecases.spec import DriftRules
@@ -77,7 +78,9 @@ def report(shift: float = 1.0, rows: int = 2000) -> tuple[drift.Verdict, page.Pa
     verdict = drift.compare(then, sketches.bin_counts(table(rows, shift), then), DriftRules())
     figures = {name: png() for name in (drift_report.OVERVIEW, "recency", "amount", "country")}
     context = {"use case": "churn", "release": "churn:v9", "next": "bentoflow train --use-case churn"}
-    return verdict, drift_report.drift_page(verdict, kinds.judge(verdict, ()), figures, context, points=POINTS)
+    segment = Segment(name="age [0, 30)", rows=512, share=(0.25, 0.5), median=(0.3, 0.4), psi=0.321)
+    judgement = kinds.judge(verdict, ())
+    return verdict, drift_report.drift_page(verdict, judgement, figures, context, points=POINTS, segments=[segment])
 
 
 def text(html: str) -> str:
@@ -172,11 +175,13 @@ def test_the_drift_report_says_what_why_and_what_next() -> None:
     assert "1 of 3 columns drifted: recency" in shown
     assert "bentoflow train --use-case churn" in shown
     assert "churn:v9" in shown
+    assert "age [0, 30) 512 25.0% 50.0% 0.300 0.400 0.321" in shown
     assert [section.anchor for section in made.sections] == [
         "compared",
         "quality",
         "course",
         "columns",
+        "segments",
         "alarms",
         "next",
         "column-1",

@@ -18,6 +18,8 @@ from bentos.runtime.monitoring.sketches import OTHER
 from flows.steps.monitoring import windows
 from flows.stores import answers, parts, profiles
 from flows.stores.parts import Subject
+from flows.stores.profiles import datasketches
+from flows.usecases.spec import Slice
 
 NOW = datetime(1998, 1, 1, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -182,6 +184,29 @@ def test_another_reference_has_other_parts(log: Journal, out: Path) -> None:
     assert parts.known(path, other, *ALL, out) is None
     assert not set(parts.profile(path, other, *ALL, out)) & set(names)
     assert parts.known(path, SUBJECT, *ALL, out) == names
+
+
+def test_another_library_has_other_parts(log: Journal, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home that moves to a machine without whylogs is profiled anew, and never merges what it cannot read."""
+    path = finished(log, record(1), record(2))
+    names = parts.profile(path, SUBJECT, *ALL, out)
+    monkeypatch.setattr(profiles, "library", datasketches)
+    assert parts.known(path, SUBJECT, *ALL, out) is None
+    anew = parts.profile(path, SUBJECT, *ALL, out)
+    assert not set(anew) & set(names)
+    assert profiles.sketch(parts.profile_of(anew, out), "recency").n == counted(anew, out) == 2
+
+
+def test_scores_of_declared_slices_are_columns(log: Journal, out: Path) -> None:
+    """The profile has them beside the features; with other slices the part is another one."""
+    path = finished(log, *[record(i) for i in range(14)])
+    sliced = replace(SUBJECT, slices=(Slice(feature="recency", edges=(0, 3)),))
+    names = parts.profile(path, sliced, *ALL, out)
+    found = profiles.remembered(parts.profile_of(names, out))
+    apart = {"score in recency [0, 3)", "score in recency [3, inf)"}
+    assert set(found) == {"recency", "spend", "score", "decision", *apart}
+    assert profiles.sketch(parts.profile_of(names, out), "score in recency [0, 3)").counts == (6,)
+    assert not set(names) & set(parts.profile(path, SUBJECT, *ALL, out))
 
 
 def test_only_what_no_check_asks_for_again_is_swept(log: Journal, out: Path, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
-"""Profiles: deterministic bytes, any column, honest merges, and a process that ends."""
+"""Profiles, by whylogs and datasketches alike: deterministic bytes, any column, honest merges, a process that ends."""
 
+import hashlib
 import os
 import subprocess
 import sys
 import time
 from decimal import Decimal
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +15,9 @@ import pytest
 
 from bentos.runtime.monitoring.sketches import OTHER
 from flows.errors import StoreError
+from flows.steps.monitoring import quantiles
 from flows.stores import profiles
+from flows.stores.profiles import datasketches, whylogs
 
 ALL_SORTS = {
     "float": [1.5, np.nan, np.inf, -np.inf, 2.5, 1.5],
@@ -32,31 +37,45 @@ ALL_SORTS = {
     "lists": [[1], [2, 3], None] * 2,
     "constant": [7.0] * 6,
 }
-CHILD = """
-import hashlib, threading, time
+LIBRARIES = (whylogs, datasketches)
+WITHOUT = "import sys; sys.modules['whylogs'] = sys.modules['whylogs_sketching'] = None  # as where it has no wheel"
+MADE = """
 import numpy as np, pandas as pd
 from flows.stores import profiles
 rng = np.random.default_rng(0)
 frame = pd.DataFrame({"x": rng.normal(size=5000), "i": rng.integers(0, 9, 5000), "null": np.nan, "none": None,
                       "t": rng.choice(["a", "b", "c"], 5000)})
 made = profiles.profile(frame)
+"""
+CHECKED = """
+import hashlib, threading, time
 assert profiles.reference_edges(made, "null", 10) == profiles.reference_edges(made, "none", 10) == ()
 assert profiles.sketch(made, "null", edges=[0.0]).missing == 5000
 assert profiles.sketch(profiles.merge([made, made]), "null", edges=[0.0]).counts == (0, 0)
 assert threading.active_count() == 1, threading.enumerate()
-print(hashlib.sha256(made).hexdigest(), time.time())
+print(profiles.library.NAME, hashlib.sha256(made).hexdigest(), time.time())
 """
 
 
-def child() -> tuple[str, float]:
-    """Digest of a profile made in another process, and the seconds that process took to end after its last line."""
+def child(before: str) -> tuple[str, str, float]:
+    """Library and digest of a profile made in another process, and the seconds that it took to end after its last line.
+
+    Its code comes after the line `before`.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "WHYLOGS_NO_ANALYTICS"}
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD], capture_output=True, text=True, timeout=120, env=environment, check=False
-    )
+    command = [sys.executable, "-c", before + MADE + CHECKED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    digest, last = done.stdout.split()
-    return digest, time.time() - float(last)
+    library, digest, last = done.stdout.split()
+    return library, digest, time.time() - float(last)
+
+
+@pytest.fixture(params=LIBRARIES, ids=lambda module: module.NAME, autouse=True)
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The library that profiles are made with."""
+    monkeypatch.setattr(profiles, "library", request.param)
+    found: ModuleType = request.param
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +93,13 @@ def test_the_same_rows_give_the_same_bytes(numbers: pd.DataFrame) -> None:
     assert profiles.profile(numbers) != profiles.profile(numbers.assign(x=numbers["x"] + 1))
 
 
-def test_another_process_gives_the_same_bytes_and_ends() -> None:
-    """Bytes do not depend on the process's hash seeds, empty columns do not kill it, and it ends at once."""
-    (first, leaving), (second, _) = child(), child()
-    assert first == second
+def test_another_process_gives_the_same_bytes_and_ends(library: ModuleType) -> None:
+    """Where whylogs can be imported it is chosen. Bytes do not depend on the process's hash seeds, empty columns do not
+    kill it, and it ends at once."""
+    here: dict[str, Any] = {}
+    exec(MADE, here)
+    name, digest, leaving = child("" if library is whylogs else WITHOUT)
+    assert (name, digest) == (library.NAME, hashlib.sha256(here["made"]).hexdigest())
     assert leaving < 10
 
 
@@ -99,7 +121,7 @@ def test_whylogs_counts_and_types_are_right() -> None:
     """Null, nan, inf, true and the types are counted as whylogs' own logger counts them."""
     from whylogs.core.view import DatasetProfileView
 
-    view = DatasetProfileView.deserialize(profiles.profile(pd.DataFrame(ALL_SORTS)))
+    view = DatasetProfileView.deserialize(whylogs.profile(pd.DataFrame(ALL_SORTS)))
     summary = {name: column.to_summary_dict() for name, column in view.get_columns().items()}
     counted = {key.split("/")[1]: value for key, value in summary["float"].items() if key.startswith("counts/")}
     assert counted == {"n": 6, "null": 1, "nan": 1, "inf": 2, "true": 0}
@@ -110,6 +132,42 @@ def test_whylogs_counts_and_types_are_right() -> None:
     assert summary["int"]["ints/max"] == 5
     assert summary["int"]["distribution/mean"] == pytest.approx(20 / 6)
     assert summary["int"]["distribution/stddev"] == pytest.approx(np.std([1, 2, 3, 4, 5, 5], ddof=1))
+
+
+def test_datasketches_counts_and_types_are_right() -> None:
+    """The same, and its own classes read the sketches."""
+    from datasketches import frequent_strings_sketch, kll_doubles_sketch
+
+    found = datasketches._read(datasketches.profile(pd.DataFrame(ALL_SORTS)))
+    floats, mixed, whole = found["float"], found["mixed"], found["int"]
+    assert (floats.rows, floats.missing, floats.nan, floats.infinite, floats.true) == (6, 1, 1, 2, 0)
+    assert found["bool"].true == 3
+    assert (mixed.text, mixed.boolean, mixed.fractional) == (1, 1, 3)
+    assert found["time"].other == 4
+    assert (whole.low, whole.high) == (1, 5)
+    assert whole.moments == (6, pytest.approx(20 / 6), pytest.approx(6 * np.var([1, 2, 3, 4, 5, 5])))
+    assert frequent_strings_sketch.deserialize(whole.frequent).get_estimate("5") == 2
+    values = np.random.default_rng(1).permutation(5_000).astype(float)
+    column = datasketches._read(datasketches.profile(pd.DataFrame({"x": values})))["x"]
+    kll = kll_doubles_sketch.deserialize(column.values)
+    assert (kll.n, kll.k, kll.get_min_value(), kll.get_max_value()) == (5_000, quantiles.KLL_K, 0, 4_999)
+    assert kll.get_quantiles([0.1, 0.5, 0.9]) == pytest.approx([500, 2_500, 4_500], abs=10)
+
+
+def test_a_library_refuses_the_bytes_of_the_other(library: ModuleType, numbers: pd.DataFrame) -> None:
+    """A profile of before a change of library is a clear error, and never half understood."""
+    (other,) = {*LIBRARIES} - {library}
+    with pytest.raises(StoreError, match=f"not a profile of {library.NAME}.*made with another library"):
+        profiles.merge([other.profile(numbers)])
+
+
+def test_distinct_values_are_counted(numbers: pd.DataFrame) -> None:
+    """Within the sketch's error, of a merge too, where parts share values; text and booleans as well."""
+    made = profiles.profile(numbers.assign(t=numbers["i"].astype(str), flag=numbers["x"] > 0))
+    twice = profiles.merge([made, made])
+    for found in (made, twice):
+        assert profiles.cardinality(found, "x") == pytest.approx(20_000, rel=0.05)
+        assert [round(profiles.cardinality(found, name)) for name in ("i", "t", "flag")] == [50, 50, 2]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 1023, 1024, 1025, 1500, 2047, 2048, 2049, 3001, 65_536, 100_003])
@@ -162,9 +220,12 @@ def test_categories_are_counted() -> None:
 
 
 def test_what_cannot_be_read_says_why(numbers: pd.DataFrame) -> None:
-    """An unknown column and a merge of nothing are errors with what there is and what to do."""
+    """An unknown column, a merge of nothing and what is no profile are errors with what there is and what to do."""
     made = profiles.profile(numbers)
     with pytest.raises(StoreError, match=r"no column 'y'; it has holes, i, x"):
         profiles.sketch(made, "y")
     with pytest.raises(StoreError, match="profile an empty frame instead"):
         profiles.merge([])
+    for damaged in (b"", b"PAR1", made[: len(made) // 2]):
+        with pytest.raises(StoreError, match="not a profile"):
+            profiles.sketch(damaged, "x")
