@@ -75,6 +75,11 @@ def apply(store: Any, repo: Path = REPO) -> list[str]:
     return [o.name for o in objects if type(o).__name__ == "FeatureService"]
 
 
+def registry_file(store: Any) -> bytes:
+    """The registry as Feast keeps it where it is a file."""
+    return bytes(store.registry.proto().SerializeToString())
+
+
 def _write_ahead(store: Any) -> None:
     """Let a SQLite online store be read while it is written; kept in the file, so once is enough."""
     path = getattr(store.config.online_store, "path", None)
