@@ -23,6 +23,7 @@ DRIVERS: dict[str, tuple[set[str], str, tuple[str, ...]]] = {
         "PostgreSQL",
         ("MLFLOW_TRACKING_URI", "BENTOFLOW_FEATURE_REGISTRY"),
     ),
+    "requests": ({"ConnectionError", "Timeout"}, "the MLflow server", ("MLFLOW_TRACKING_URI",)),
     "botocore": (
         {"ConnectionError", "HTTPClientError", "NoCredentialsError"},
         "S3, where MLflow keeps artefacts,",

@@ -16,6 +16,7 @@ import orjson
 import pandas as pd
 import psutil
 import pytest
+from feast.protos.feast.core.Registry_pb2 import Registry
 
 from bentos.runtime import blocks
 from flows import processes, stack
@@ -252,8 +253,10 @@ def test_prefect_knows_why_the_training_failed(ran: Ran, trained: dict[str, str]
 
 
 def test_every_tool_is_where_the_settings_say(ran: Ran, released: dict[str, str]) -> None:
-    """Features are registered in PostgreSQL and packed in Valkey; no database lies in the home."""
+    """Features are registered in PostgreSQL, and for images in a file of the release; no database lies in the home."""
     assert ("churn_v1",) in ran.servers.rows("feast", "SELECT feature_service_name FROM feature_services")
+    carried = next((ran.home / "bentoml" / "models").rglob("feature_registry.db")).read_bytes()
+    assert "churn_v1" in [service.spec.name for service in Registry.FromString(carried).feature_services]
     left = [p.name for p in ran.home.rglob("*.db") if p.name != "feature_registry.db" and p.stat().st_size]
     assert left == []
 

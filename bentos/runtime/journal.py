@@ -156,12 +156,18 @@ def segments(folder: Path) -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
-def adopt(folder: Path) -> None:
-    """Finish the segments that killed processes left open: nobody holds their locks."""
+def adopt(folder: Path, idle_s: float = 0.0) -> None:
+    """Finish the segments that killed processes left open: nobody holds their locks, or wrote to them for `idle_s`.
+
+    The time is for shared disks whose locks do not reach other machines.
+    """
     for path in folder.glob(f"*.jsonl{OPEN}"):
         with suppress(OSError), path.open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_size:
+            found = os.fstat(file.fileno())
+            if time.time() - found.st_mtime < idle_s:
+                continue
+            if found.st_size:
                 path.rename(_finished(path))
             else:
                 path.unlink()

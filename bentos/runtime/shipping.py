@@ -29,8 +29,8 @@ def place(use_case: str) -> str:
     return f"journal/{use_case}"
 
 
-def ship(folder: Path, bucket: Bucket, use_case: str, *, wait: bool = False) -> list[str]:
-    """Ship what is finished, and what killed processes left; the names of the segments that are in the bucket now.
+def ship(folder: Path, bucket: Bucket, use_case: str, *, idle_s: float = 0.0, wait: bool = False) -> list[str]:
+    """Ship what is finished, and what killed processes left open `idle_s` ago; the names of these segments.
 
     Does nothing while another process ships the same journal, unless it shall `wait` for its turn.
     """
@@ -39,7 +39,7 @@ def ship(folder: Path, bucket: Bucket, use_case: str, *, wait: bool = False) -> 
     done = []
     with _turn(folder, wait=wait) as alone:
         if alone:
-            journal.adopt(folder)
+            journal.adopt(folder, idle_s)
             for path in sorted(folder.glob("*.jsonl")):
                 data = path.read_bytes()
                 digest = hashlib.sha256(data).hexdigest()
@@ -97,13 +97,15 @@ class Shipper:
             self._thread.join(LAST_S)
 
     def _run(self) -> None:
+        period = min(PERIOD_S, self._book.max_age_s)
+        idle_s = self._book.max_age_s + 2 * period  # by then every living process has finished its segment
         wait, over = 0.0, False
         while not over:
             over = self._over.wait(wait)
             self._book.rotate()
             try:
-                ship(self._book.folder, self._bucket, self._use_case, wait=over)
-                wait = min(PERIOD_S, self._book.max_age_s)
+                ship(self._book.folder, self._bucket, self._use_case, idle_s=idle_s, wait=over)
+                wait = period
             except (BucketError, OSError) as error:
                 wait = min(LONGEST_S, max(1.0, 2 * wait))
                 log.error("the journal is kept here and shipped later: %s", error)

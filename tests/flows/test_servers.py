@@ -4,6 +4,7 @@ import httpx
 import psycopg2
 import pytest
 import redis
+import requests
 
 from flows.errors import ServerError, StoreError
 from flows.servers import blamed, named
@@ -41,8 +42,17 @@ def test_each_server_is_named_by_its_setting(nowhere: int) -> None:
     def prefect() -> None:
         httpx.get(f"http://127.0.0.1:{nowhere}/api/health")
 
-    for flow, setting in ((online, "BENTOFLOW_ONLINE_STORE"), (database, "MLFLOW_TRACKING_URI"), (prefect, "PREFECT")):
-        with pytest.raises(ServerError, match=rf"{setting}\w*: 127.0.0.1:{nowhere}") as raised:
+    @named
+    def tracking() -> None:
+        requests.get(f"http://127.0.0.1:{nowhere}/api/2.0/mlflow/experiments/search", timeout=2)
+
+    for flow, setting in (
+        (online, "BENTOFLOW_ONLINE_STORE"),
+        (database, "MLFLOW_TRACKING_URI"),
+        (tracking, "MLFLOW_TRACKING_URI"),
+        (prefect, "PREFECT_API_URL"),
+    ):
+        with pytest.raises(ServerError, match=rf"{setting}: 127.0.0.1:{nowhere}") as raised:
             flow()
         assert SECRET not in str(raised.value)
 
