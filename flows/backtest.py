@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from threadpoolctl import threadpool_limits
 
 from bentos.runtime.home import replace
-from flows import usecases
+from flows import servers, usecases
 from flows.errors import BentoflowError, StoreError
 from flows.examples import known
 from flows.settings import settings
@@ -34,7 +34,7 @@ from flows.steps.pages import page
 from flows.steps.training import candidate as candidates
 from flows.steps.training import dossier
 from flows.steps.training.search import Trial
-from flows.stores import backtests, features, lineage, locks, tables
+from flows.stores import backtests, features, lineage, locks, snapshots
 from flows.usecases.spec import UseCase
 
 
@@ -91,7 +91,7 @@ class Bench:
 @task(cache_policy=NO_CACHE)
 def assemble(case: UseCase, snapshot: str, until: pd.Timestamp, step: str, home: Path) -> Past:
     """Every row with a known label, each joined with the features of its own time."""
-    events = tables.read_snapshot(home / "snapshots" / case.name, snapshot)
+    events = snapshots.read(home, case.name, snapshot)
     store = features.open_store(home)
     joined = features.point_in_time(store, pasts.labelled(case, events, until), case.feature_service)
     names, categorical = features.input_names(store, case), features.categorical_names(store, case)
@@ -111,6 +111,7 @@ def follow(policy: policies.Policy, work: Work, moments: Sequence[pd.Timestamp],
 
 
 @flow(name="backtest")
+@servers.named
 def backtest(
     use_case: str = "churn",
     since: datetime | None = None,

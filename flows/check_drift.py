@@ -10,11 +10,11 @@ from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bentos.runtime import clock, journal
+from bentos.runtime import clock
 from bentos.runtime.home import replace
 from bentos.runtime.monitoring import calibration, drift, signatures, sketches
 from bentos.runtime.scoring import manifest
-from flows import usecases
+from flows import servers, usecases
 from flows.alerts import outbox
 from flows.errors import StoreError
 from flows.retraining import alarms
@@ -112,6 +112,7 @@ def report(
 
 
 @flow(name="check_drift", task_runner=task_runner(), **outbox.hooks())
+@servers.named
 def check_drift(
     use_case: str = "churn",
     since: datetime | None = None,
@@ -240,7 +241,7 @@ def _profiled(use_case: str, release: str, start: datetime, end: datetime, refer
         reference=reference,
         slices=usecases.load(use_case).slices,
     )
-    known = {p: parts.known(p, subject, start, end, out) for p in journal.segments(answers.folder(home, use_case))}
+    known = {p: parts.known(p, subject, start, end, out) for p in answers.segments(home, use_case)}
     unread = [path for path, names in known.items() if names is None]
     read = profile_segment.map(unread, *[unmapped(x) for x in (subject, start, end, out)]).result() if unread else []
     return sorted(name for names in (*known.values(), *read) for name in names or [])

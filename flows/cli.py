@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.errors import BentoflowError
+from flows.servers import blamed
 from flows.settings import settings
 
 app = typer.Typer(
@@ -273,11 +274,15 @@ def home() -> None:
 
 
 def main() -> None:
-    """Entry point: an error of ours is one line and exit code 1; PREFECT_LOGGING_LEVEL=INFO shows the flows' log."""
+    """Entry point: an error of ours, or of a server that a setting names, is one line and exit code 1.
+
+    PREFECT_LOGGING_LEVEL=INFO shows the flows' log.
+    """
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     try:
         app()
-    except (BentoflowError, ValueError, RuntimeError) as error:
+    except Exception as raised:
+        error = blamed(raised) or raised
         if not isinstance(error, BentoflowError) and not type(error).__module__.startswith("bentos."):
             raise
         typer.secho(f"{type(error).__name__}: {error}", fg=typer.colors.RED, err=True)

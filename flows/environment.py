@@ -37,14 +37,18 @@ def defaults(home: Path) -> dict[str, str]:
     }
 
 
+def unset_defaults(home: Path) -> dict[str, str]:
+    """The defaults of a home but for those that the user has set to something else, such as a PostgreSQL address."""
+    before = os.environ.get(APPLIED)
+    stale = defaults(Path(before)) if before else {}
+    unset = {name for name in defaults(home) if os.environ.get(name, stale.get(name)) == stale.get(name)}
+    return {name: value for name, value in defaults(home).items() if name in unset | {"BENTOFLOW_HOME"}}
+
+
 def apply(home: Path | None = None) -> None:
     """Set what is unset in this process; a `home` given here, or a BENTOFLOW_HOME set anew, moves every tool there."""
     wanted = Path(home or os.environ.get("BENTOFLOW_HOME") or ROOT / ".bentoflow").expanduser().resolve()
-    before = os.environ.get(APPLIED)
-    stale = defaults(Path(before)) if before else {}
-    for name, value in defaults(wanted).items():
-        if home is not None or name == "BENTOFLOW_HOME" or os.environ.get(name, stale.get(name)) == stale.get(name):
-            os.environ[name] = value
+    os.environ.update(defaults(wanted) if home is not None else unset_defaults(wanted))
     os.environ[APPLIED] = str(wanted)
     for folder in ("mlflow", "prefect", "bentoml"):
         (wanted / folder).mkdir(parents=True, exist_ok=True)

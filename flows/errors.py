@@ -31,6 +31,10 @@ class StoreError(BentoflowError):
     """A stored artefact is missing, altered or cannot be written."""
 
 
+class ServerError(BentoflowError):
+    """A server that a setting names does not answer, or not as it should; the message never holds credentials."""
+
+
 class GateError(BentoflowError):
     """A candidate was refused, or a gate could not be evaluated."""
 

@@ -16,7 +16,7 @@ from flows.steps.data import cohorts, quarantine
 from flows.steps.data.quarantine import Period
 from flows.steps.training import candidate as candidates
 from flows.steps.training.candidate import Table
-from flows.stores import features, history, locks, prepared, tables
+from flows.stores import features, history, locks, prepared, snapshots
 from flows.usecases.spec import UseCase
 
 
@@ -45,7 +45,7 @@ def assemble(
     name: str, snapshot: str, as_of: pd.Timestamp, home: Path, without: tuple[Period, ...] = ()
 ) -> tuple[pd.DataFrame, int]:
     """Labelled rows, each joined with the features of its own time, and how many a quarantine left out."""
-    case, events = usecases.load(name), tables.read_snapshot(home / "snapshots" / name, snapshot)
+    case, events = usecases.load(name), snapshots.read(home, name, snapshot)
     left_out = 0
     if without:
         times = cohorts.rows(case, events, as_of)["event_timestamp"]

@@ -22,7 +22,7 @@ from flows.steps.data import cohorts, quarantine
 from flows.steps.data.quarantine import Period
 from flows.steps.training import candidate, dossier, metrics
 from flows.steps.training.search import Trial
-from flows.stores import answers, bentos, features, lineage, registry, tables
+from flows.stores import answers, bentos, features, lineage, registry, snapshots, tables
 
 
 def explain(request_id: str, use_case: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def reproduce(use_case: str, number: str, tolerance: float = 1e-6) -> dict[str, 
         stored = registry.release_files(registry.get(use_case, number), Path(folder) / "stored")
         kept, facts = manifest.load(stored), json.loads((stored / dossier.TRAINING).read_text())
         predictions = pd.read_parquet(stored / dossier.PREDICTIONS)
-        events = tables.read_snapshot(home / "snapshots" / use_case, kept.snapshot)
+        events = snapshots.read(home, use_case, kept.snapshot)
         without = quarantine.restored(facts.get("quarantine"))
         joined = rebuilt(use_case, events, cohorts.utc(facts["as_of"]), Path(folder) / "home", without)
     everything = candidate.table(case, joined, kept.names, kept.categorical)
@@ -121,11 +121,14 @@ def rebuilt(
     case = usecases.load(use_case)
     for moment in cohorts.grid(case, cohorts.utc(case.first_cutoff), as_of):
         features.write_partition(case, events, moment, home)
-    before = os.environ.get("BENTOFLOW_HOME", str(settings().home))
-    os.environ["BENTOFLOW_HOME"] = str(home)  # the feature repository's paths depend on it
+    shared = ("BENTOFLOW_FEATURE_REGISTRY", "BENTOFLOW_ONLINE_STORE")  # of services, which nothing here may reach
+    before = {name: os.environ.get(name, "") for name in shared}
+    before["BENTOFLOW_HOME"] = os.environ.get("BENTOFLOW_HOME", str(settings().home))
+    # the feature repository's paths depend on the home
+    os.environ.update({**dict.fromkeys(shared, ""), "BENTOFLOW_HOME": str(home)})
     try:
         store = features.open_store(home)
         features.apply(store)
     finally:
-        os.environ["BENTOFLOW_HOME"] = before
+        os.environ.update(before)
     return features.training_frame(store, case, events, as_of, without)

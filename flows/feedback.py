@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from bentos.runtime import journal
 from bentos.runtime.home import replace
 from bentos.runtime.rollouts import rollout
-from flows import usecases
+from flows import servers, usecases
 from flows.alerts import outbox
 from flows.errors import StoreError
 from flows.retraining import degradation
@@ -25,7 +25,11 @@ from flows.steps.monitoring import kinds
 from flows.steps.monitoring.course import course
 from flows.steps.pages import live, page
 from flows.steps.training import metrics
+<<<<<<< HEAD
 from flows.stores import answers, history, outcomes, prepared, promises, registry, tables, transaction
+=======
+from flows.stores import answers, history, prepared, promises, registry, snapshots, transaction
+>>>>>>> size
 from flows.stores import labels as label_store
 from flows.stores import verdicts as kept
 from flows.usecases.spec import UseCase
@@ -46,7 +50,7 @@ def from_events(name: str, frame: pd.DataFrame, snapshot: str, as_of: pd.Timesta
     mature = mature.assign(entity=mature["entity"].infer_objects())
     if mature.empty:
         return mature.assign(label=pd.Series(dtype="int64"))
-    events = tables.read_snapshot(home / "snapshots" / name, snapshot)
+    events = snapshots.read(home, name, snapshot)
     if case.build_labels is None:
         return of_events(case, mature, events)
     parts = [
@@ -145,6 +149,7 @@ def measured_window(verdict: dict[str, Any], answered: pd.DataFrame, labelled: p
 
 
 @flow(name="feedback", task_runner=task_runner(), **outbox.hooks())
+@servers.named
 def feedback(
     use_case: str = "churn",
     as_of: datetime | None = None,
@@ -158,7 +163,7 @@ def feedback(
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     newest = prepared.latest(home, use_case)[1]  # labels after it are not known, whatever the clock says
     moment = min(cohorts.utc(pd.Timestamp(as_of)), newest) if as_of else newest
-    parts = [p for p in collect.map(journal.segments(answers.folder(home, use_case))).result() if len(p)]
+    parts = [p for p in collect.map(answers.segments(home, use_case)).result() if len(p)]
     if not parts:
         log.warning("the journal of %s is empty: nothing to measure", use_case)
         return {"use_case": use_case, "months": []}

@@ -12,13 +12,13 @@ from prefect.cache_policies import NO_CACHE
 
 from bentos.runtime import clock
 from bentos.runtime.features import online
-from flows import usecases
+from flows import servers, usecases
 from flows.errors import ContractError, SourceError
 from flows.retraining import isolation
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps.data import cohorts, contract, privacy, quality
-from flows.stores import features, locks, prepared, tables
+from flows.stores import features, locks, prepared, snapshots, tables
 from flows.usecases.spec import PathSource, SimulatedSource, Source, UseCase
 
 
@@ -68,15 +68,13 @@ def snapshot(good: pd.DataFrame, name: str, as_of: pd.Timestamp | None) -> table
         )
     masked = privacy.apply(known.reset_index(drop=True), use_case.contract, key=settings().key())
     meta = {"use_case": name, "rows": len(masked), "until": known[use_case.time].max().isoformat()}
-    return tables.write_snapshot(masked, settings().home / "snapshots" / name, meta=meta)
+    return snapshots.write(settings().home, name, masked, meta=meta)
 
 
 @task(cache_policy=NO_CACHE)
-def feature_partition(
-    folder: Path, snapshot_id: str, name: str, moments: list[pd.Timestamp], home: Path
-) -> list[pd.Timestamp]:
+def feature_partition(snapshot_id: str, name: str, moments: list[pd.Timestamp], home: Path) -> list[pd.Timestamp]:
     """Features of everybody known at a month's moments of the grid; the moments whose partition changed."""
-    events, case = tables.read_snapshot(folder, snapshot_id), usecases.load(name)
+    events, case = snapshots.read(home, name, snapshot_id), usecases.load(name)
     return [moment for moment in moments if features.write_partition(case, events, moment, home)]
 
 
@@ -115,12 +113,13 @@ def build_feature_tables(
     months: dict[str, list[pd.Timestamp]] = {}
     for moment in cohorts.grid(use_case, _first(use_case), end):
         months.setdefault(f"{moment:%Y-%m}", []).append(moment)
-    constant = [unmapped(x) for x in (snap.path.parent, snap.id, use_case_name)]
+    constant = [unmapped(x) for x in (snap.id, use_case_name)]
     done = feature_partition.map(*constant, list(months.values()), unmapped(home)).result()
     return [moment for month in done for moment in month]
 
 
 @flow(name="prepare", task_runner=task_runner())
+@servers.named
 def prepare(
     use_case: str = "churn", as_of: datetime | None = None, source: dict[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -145,7 +144,7 @@ def prepare(
         if case.clock == "data":
             clock.write(home, use_case, moment.to_pydatetime())
         log.info(materialise(use_case, moment, home))
-        events = tables.read_snapshot(snap.path.parent, snap.id)
+        events = snapshots.read(home, use_case, snap.id)
         isolated = isolation.review(case, events, moment, home)  # before anything can be trained on the snapshot
         prepared.remember(home, use_case, snap.id, moment, source_rows=len(checked.good))
     kept = [c.name for c in case.contract.columns if c.pii != "drop"]

@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from bentos.runtime import clock
 from bentos.runtime.scoring import manifest
-from flows import usecases, walk
+from flows import servers, usecases, walk
 from flows.alerts import outbox
 from flows.errors import GateError, ReleaseError
 from flows.settings import Settings, settings
@@ -188,6 +188,7 @@ def kept(use_case: str, run: FlowRun, error: object) -> None:
 
 
 @flow(name="release", **outbox.hooks(kept))
+@servers.named
 def release(
     use_case: str = "churn",
     version: str | None = None,

@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from bentos.runtime import clock
-from flows import usecases
+from flows import servers, usecases
 from flows.alerts import outbox
 from flows.errors import ReleaseError, StoreError
 from flows.release import carry_out, exclusive, keep, kept
@@ -15,6 +15,7 @@ from flows.stores import bentos, history, registry, transaction
 
 
 @flow(name="rollback", **outbox.hooks(kept))
+@servers.named
 def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
     """Back to the previous release, whole: model, threshold, features and reference; verified before it answers."""
     chosen, log = settings(), get_run_logger()

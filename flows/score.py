@@ -17,12 +17,12 @@ from bentos.runtime.home import replace
 from bentos.runtime.scoring import request
 from bentos.runtime.scoring.categories import raw_values
 from bentos.runtime.scoring.scorer import Scorer, grade
-from flows import usecases
+from flows import servers, usecases
 from flows.errors import ContractError, ReleaseError, StoreError
 from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps.data import cohorts, contract
-from flows.stores import bentos, features, prepared, registry, tables
+from flows.stores import bentos, features, prepared, registry, snapshots, tables
 from flows.usecases.spec import Contract, PathSource, UseCase
 
 
@@ -114,12 +114,13 @@ def everybody(case: UseCase, snapshot: str, moment: pd.Timestamp, home: Path) ->
     if not case.by_event:
         known = features.partition(home, case, case.entity, newest_moment(home, case.name, moment))
         return rows_of(str(known), case)
-    events = tables.read_snapshot(home / "snapshots" / case.name, snapshot)
+    events = snapshots.read(home, case.name, snapshot)
     day = (events[case.time] >= moment - pd.Timedelta(days=1)) & (events[case.time] < moment)
     return events.loc[day, [*case.keys, case.time, *request.numbers(case.request)]].reset_index(drop=True)
 
 
 @flow(name="score", task_runner=task_runner())
+@servers.named
 def score(
     use_case: str = "churn",
     table: str | None = None,

@@ -16,6 +16,8 @@ class Settings(BaseSettings):
     A service reads variables of its own: BENTOFLOW_USE_CASE, BENTOFLOW_WORKERS (processes, 1), BENTOFLOW_ONLINE_STORE
     (redis://…, else SQLite) and BENTOFLOW_FEATURE_CACHE_S (seconds that features read from the online store are kept in
     the process, 0: off; it pays beside Redis only, see bentos/runtime/features/cache.py).
+    Services and flows share BENTOFLOW_BUCKET (s3://…: journals and snapshots are kept there too),
+    BENTOFLOW_JOURNAL_AGE_S and BENTOFLOW_FEATURE_REGISTRY (a path, or postgresql://…); see infra/backends/README.md.
     """
 
     model_config = SettingsConfigDict(env_prefix="BENTOFLOW_", frozen=True)

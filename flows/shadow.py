@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger
 from bentos.runtime import clock
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.rollouts.rollout import SHADOW, Arm, Rollout
-from flows import processes, usecases
+from flows import processes, servers, usecases
 from flows.errors import ReleaseError
 from flows.release import exclusive, keep, promoted
 from flows.settings import Settings, settings
@@ -21,6 +21,7 @@ COMES_UP_S = 30.0  # for a running service to start the shadow's process and loa
 
 
 @flow(name="shadow")
+@servers.named
 def shadow(
     use_case: str = "churn", version: str | None = None, off: bool = False, arm: str = SHADOW, reason: str = "manual"
 ) -> dict[str, Any]:

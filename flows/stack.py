@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from flows import processes
-from flows.environment import ROOT, defaults
+from flows.environment import ROOT, unset_defaults
 from flows.errors import BentoflowError
 from flows.processes import Process
 from flows.settings import Settings
@@ -21,7 +21,7 @@ SERVER, WORKER, MLFLOW, EXPORTER = "prefect", "worker", "mlflow", "exporter"
 
 def environment(home: Path, api: str | None = None) -> dict[str, str]:
     """Environment of the stack's processes; `api` points them to one Prefect server."""
-    return {**defaults(home), **({"PREFECT_API_URL": api} if api else {})}
+    return {**unset_defaults(home), **({"PREFECT_API_URL": api} if api else {})}
 
 
 def prefect(env: Mapping[str, str], *arguments: str, seconds: float = 240) -> str:

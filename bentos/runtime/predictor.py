@@ -15,7 +15,7 @@ from bentos.runtime.batcher import Batcher, Overloaded
 from bentos.runtime.features.cache import figures
 from bentos.runtime.features.joined import Reader, caches, open_reader
 from bentos.runtime.features.online import warm
-from bentos.runtime.journal import Journal, JournalError
+from bentos.runtime.journal import Journal, JournalError, segment_age
 from bentos.runtime.rollouts.arms import UNEXPECTED, Arms, described
 from bentos.runtime.rollouts.rollout import CHAMPION, Arm, Rollout, rollout_path
 from bentos.runtime.rollouts.shadow import Shadows
@@ -26,6 +26,7 @@ from bentos.runtime.scoring.manifest import Manifest
 from bentos.runtime.scoring.release import Release, load_release
 from bentos.runtime.scoring.table import Table
 from bentos.runtime.scoring.wire import ANY, order
+from bentos.runtime.shipping import shipper
 from bentos.runtime.together import Together
 
 EXPORT_S = 0.25  # how old the figures of other workers may be in a scrape
@@ -58,7 +59,8 @@ class Predictor:
         self._locate = locate
         self._open_reader = open_reader or self._feature_reader
         self._warm: Callable[[], None] = warm if open_reader is None else lambda: None
-        self._journal = Journal(home / "journal" / use_case, fsync=fsync)
+        self._journal = Journal(home / "journal" / use_case, max_age_s=segment_age(), fsync=fsync)
+        self._shipper = shipper(self._journal, use_case)
         self._batcher: Batcher[batch.Asked, Fields, Answer | RowError] = Batcher(
             self._decide,
             max_rows=max_rows,
@@ -85,16 +87,20 @@ class Predictor:
         metrics.forget_dead()
         await asyncio.to_thread(self.watcher.start)
         self._batcher.start()
+        if self._shipper is not None:
+            self._shipper.start()
         self._exports = asyncio.get_running_loop().create_task(self._export())
         if self.watcher.bundle is None:
             threading.Thread(target=self._warm, name="warm-up", daemon=True).start()
 
     async def stop(self) -> None:
-        """Answer what waits, then close the journal's segment."""
+        """Answer what waits, then close the journal's segment, and ship it where there is a bucket."""
         await self._batcher.stop()
         await asyncio.to_thread(self.watcher.stop)
         await asyncio.to_thread(self._shadows.stop)
         self._journal.close()
+        if self._shipper is not None:
+            await asyncio.to_thread(self._shipper.stop)
         if self._exports is not None:
             self._exports.cancel()
         metrics.export()

@@ -85,6 +85,7 @@ def demo(
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("BENTOFLOW_PREFECT_PORT", "0")  # any free one
     os.environ.setdefault("BENTOFLOW_SERVICE_PORT", "0")
+    os.environ.pop("BENTOFLOW_BUCKET", None)  # replayed answers are no part of a journal that others read
     chosen = Settings()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped then too
     with locks.held(chosen.home, "demo") as alone:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bentos.runtime import journal
+from bentos.runtime import bucket, journal, shipping
 from bentos.runtime.rollouts import rollout
 from flows.errors import StoreError
 
@@ -16,6 +16,13 @@ from flows.errors import StoreError
 def folder(home: Path, use_case: str) -> Path:
     """Where the service of a use case writes its journal."""
     return home / "journal" / use_case
+
+
+def segments(home: Path, use_case: str) -> list[Path]:
+    """All segments of the journal, oldest first, those included that are fetched from the bucket now."""
+    if (shared := bucket.opened()) is not None:
+        shipping.fetch(folder(home, use_case), shared, use_case)
+    return journal.segments(folder(home, use_case))
 
 
 def answered(record: dict[str, Any]) -> bool:
@@ -44,7 +51,10 @@ def identity_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 def recent(
     home: Path, use_case: str, since: datetime, *, arms: Iterable[str]
 ) -> dict[str, dict[int | str, dict[str, Any]]]:
-    """Each entity's latest answer by some arms since a moment on the machine's clock: arm, entity, record."""
+    """Each entity's latest answer by some arms since a moment on the machine's clock: arm, entity, record.
+
+    Of this machine's services alone: a release under way does not wait for the bucket.
+    """
     found: dict[str, dict[int | str, dict[str, Any]]] = {arm: {} for arm in arms}
     for path in journal.segments(folder(home, use_case)):
         try:
@@ -61,7 +71,7 @@ def recent(
 def find(home: Path, use_case: str, request_id: str) -> dict[str, Any]:
     """The one answer of that request id; StoreError if the journal has none."""
     needle = request_id.encode()
-    for path in reversed(journal.segments(folder(home, use_case))):
+    for path in reversed(segments(home, use_case)):
         if path.exists() and needle not in path.read_bytes():
             continue
         for record in journal.read(path):  # finds a segment that was closed, and so renamed, meanwhile

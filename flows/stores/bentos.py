@@ -12,6 +12,7 @@ from bentos.runtime.features import store
 from bentos.runtime.scoring import manifest
 from flows.environment import ROOT
 from flows.errors import StoreError
+from flows.stores import features
 
 # What a container finds in its environment unless a deployment says otherwise: all that is written goes below /tmp, so
 # that the root can be read-only. Nothing here is of one release, so that all images of a use case share their layers.
@@ -113,8 +114,11 @@ def without_indexes() -> Iterator[None]:
 def carry_registry(home: Path, folder: Path) -> None:
     """Put Feast's registry beside a release's files: an image has no other way to know its feature service.
 
-    Where the registry is no file, feature_store.yaml leads the image to it.
+    One in a database is written down as the file that it would be; where neither is there, feature_store.yaml leads
+    the image to it.
     """
-    source = Path(store.settings(home, ROOT)["registry"]["path"])
-    if source.is_file():
+    registry = store.settings(home, ROOT)["registry"]
+    if registry.get("registry_type") == "sql":
+        (folder / store.CARRIED).write_bytes(features.registry_file(features.open_store(home)))
+    elif (source := Path(registry["path"])).is_file():
         shutil.copyfile(source, folder / store.CARRIED)

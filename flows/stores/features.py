@@ -75,6 +75,11 @@ def apply(store: Any, repo: Path = REPO) -> list[str]:
     return [o.name for o in objects if type(o).__name__ == "FeatureService"]
 
 
+def registry_file(store: Any) -> bytes:
+    """The registry as Feast keeps it where it is a file."""
+    return bytes(store.registry.proto().SerializeToString())
+
+
 def _write_ahead(store: Any) -> None:
     """Let a SQLite online store be read while it is written; kept in the file, so once is enough."""
     path = getattr(store.config.online_store, "path", None)
@@ -188,10 +193,17 @@ def _state(store: Any, partition: Path) -> dict[str, Any]:
     file = Path(getattr(online, "path", "") or "/nonexistent")
     return {
         "online": f"{online.type} {getattr(online, 'connection_string', '').split(',')[0]}",
+        "run": _run(store) if online.type == "redis" else None,
         "file": file.stat().st_ino if file.exists() else None,
         "partition": partition.name,
         "written": partition.stat().st_mtime_ns,
     }
+
+
+def _run(store: Any) -> str:
+    """The id of a Redis server's run: after a restart or a failover it may hold less than was written."""
+    client = store._get_provider().online_store._get_client(store.config.online_store)
+    return str(client.info("server")["run_id"])
 
 
 def holds(store: Any, home: Path, use_case: str, partition: Path) -> bool:

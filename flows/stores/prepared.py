@@ -9,10 +9,11 @@ import pandas as pd
 from bentos.runtime.home import replace
 from flows.errors import StoreError
 from flows.steps.data import cohorts
+from flows.stores import snapshots
 
 
 def _path(home: Path, use_case: str) -> Path:
-    return home / "snapshots" / use_case / "latest.json"
+    return snapshots.folder(home, use_case) / "latest.json"
 
 
 def _read(home: Path, use_case: str) -> dict[str, Any]:

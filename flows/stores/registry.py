@@ -45,16 +45,19 @@ def client() -> MlflowClient:
 
 
 def connect(use_case: str, home: Path) -> str:
-    """The use case's experiment, made at the first call; its artefacts lie below `home` unless a server keeps them."""
+    """The use case's experiment, made at the first call.
+
+    Its artefacts lie where MLFLOW_DEFAULT_ARTIFACT_ROOT says, below `home` if it says nothing, or with a server that
+    keeps them.
+    """
     found = mlflow.get_experiment_by_name(use_case)
     if found is not None:
         return str(found.experiment_id)
-    local = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("sqlite")
-    return str(
-        mlflow.create_experiment(
-            use_case, artifact_location=(home / "mlflow" / "artifacts" / use_case).as_uri() if local else None
-        )
-    )
+    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+        return str(mlflow.create_experiment(use_case))
+    root = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or str(home / "mlflow" / "artifacts")
+    place = root if "://" in root else Path(root).as_uri()
+    return str(mlflow.create_experiment(use_case, artifact_location=f"{place}/{use_case}"))
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx
 
-from flows import processes
-from flows.environment import defaults
+from flows import environment, processes
 from flows.errors import ReleaseError
 from flows.processes import Process
 from flows.settings import Settings
@@ -40,7 +39,7 @@ def ensure(chosen: Settings, use_case: str, bento: str | None = None) -> Process
             str(port),
         ]
         # BentoML empties the metrics of every server that shares its home, so each server has its own below ours
-        env = {**defaults(home), "BENTOFLOW_USE_CASE": use_case, **_prefect(home)}
+        env = {**environment.unset_defaults(home), "BENTOFLOW_USE_CASE": use_case, **_prefect(home)}
         alive = processes.start(home, name, command, url=f"http://{chosen.host}:{port}", env=env, cwd=_root())
     url = alive.url
     return processes.wait(home, name, lambda: processes.answers(f"{url}/livez"), seconds=180)

@@ -57,6 +57,15 @@ def test_the_registry_can_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.Monk
     assert {k: v for k, v in after.items() if k != "registry"} == {k: v for k, v in before.items() if k != "registry"}
 
 
+def test_the_registry_can_be_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its URL is told to Feast with the driver that is installed; a restarted server's old connections are not used."""
+    for scheme in ("postgresql", "postgres", "postgresql+psycopg2"):
+        monkeypatch.setenv("BENTOFLOW_FEATURE_REGISTRY", f"{scheme}://me:pw@db:5432/feast")
+        found = settings(tmp_path, ROOT)["registry"]
+        assert (found["registry_type"], found["path"]) == ("sql", "postgresql+psycopg2://me:pw@db:5432/feast")
+        assert found["sqlalchemy_config_kwargs"]["pool_pre_ping"]
+
+
 def test_a_container_reads_online_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its image has nothing that the offline store needs; everywhere else the offline store stays what it is."""
     assert settings(tmp_path, ROOT)["offline_store"] == {"type": "duckdb"}

@@ -105,3 +105,15 @@ def test_what_the_user_has_set_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert (tmp_path / "home" / "mlflow").is_dir()
     for name in environment.defaults(tmp_path):
         monkeypatch.setenv(name, os.environ[name])  # so that all of them are undone
+
+
+def test_what_is_started_from_here_keeps_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A database or bucket that a variable names is not replaced by a home's default; what is a default moves along."""
+    before = environment.defaults(Path(os.environ[environment.APPLIED]))
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://db.example/mlflow")
+    found = environment.unset_defaults(tmp_path)
+    assert "MLFLOW_BACKEND_STORE_URI" not in found
+    assert found["BENTOFLOW_HOME"] == str(tmp_path)
+    assert found["BENTOML_HOME"] == str(tmp_path / "bentoml")

@@ -21,7 +21,7 @@ def settings(home: Path, root: Path) -> dict[str, Any]:
     """What feature_store.yaml says, with its data under `home`.
 
     `BENTOFLOW_ONLINE_STORE=redis://…` replaces the online store, `BENTOFLOW_FEATURE_REGISTRY` the path of the registry,
-    as in an image, which carries the one that its release was made with.
+    as in an image, which carries the one that its release was made with; postgresql://… is a registry in a database.
     """
     path = root / "feature_repo" / "feature_store.yaml"
     try:
@@ -34,10 +34,20 @@ def settings(home: Path, root: Path) -> dict[str, Any]:
     if not isinstance(raw["registry"], dict):
         raw["registry"] = {"path": raw["registry"]}
     if path_of_registry := os.environ.get("BENTOFLOW_FEATURE_REGISTRY", "").strip():
-        raw["registry"]["path"] = path_of_registry
+        raw["registry"] |= sql_registry(path_of_registry) or {"path": path_of_registry}
     if (url := os.environ.get("BENTOFLOW_ONLINE_STORE", "").strip()) and url != NONE:
         raw["online_store"] = redis_store(url)
     return raw
+
+
+def sql_registry(url: str) -> dict[str, Any] | None:
+    """Feast's settings of a registry in PostgreSQL, None if the path is no database's."""
+    scheme, _, rest = url.partition("://")
+    if scheme.partition("+")[0] not in ("postgresql", "postgres"):
+        return None
+    # a connection that a restarted server no longer knows is replaced, not used; Feast itself would take psycopg 3
+    engine = {"echo": False, "pool_pre_ping": True}
+    return {"registry_type": "sql", "path": f"postgresql+psycopg2://{rest}", "sqlalchemy_config_kwargs": engine}
 
 
 def containerized() -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from bentos.runtime.features.joined import open_reader
-from bentos.runtime.journal import Journal
+from bentos.runtime.journal import Journal, segment_age
 from bentos.runtime.scoring.decisions import Decider
 from bentos.runtime.scoring.release import load_release
 
@@ -70,7 +70,7 @@ def main(use_case: str, home: Path, folder: Path, arm: str) -> int:
     """Load a release and score until the channel ends; 1 if the release may not or cannot be loaded."""
     os.nice(LOWEST)
     channel = socket.socket(fileno=os.dup(0))
-    journal = Journal(home / "journal" / use_case)
+    journal = Journal(home / "journal" / use_case, max_age_s=segment_age())
     try:
         release = load_release(folder, use_case, lambda manifest: open_reader(home, manifest))
     except Exception as error:

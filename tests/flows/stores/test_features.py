@@ -10,6 +10,7 @@ import pytest
 from flows.errors import StoreError
 from flows.stores import features
 from flows.stores.tables import write_table
+from tests import backends
 from tests.flows.conftest import NAMES
 
 BEFORE = pd.Timestamp("1997-12-31", tz="UTC")
@@ -128,3 +129,23 @@ def test_a_file_that_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(ModuleNotFoundError, match="nothing_of_that_name"):
         features.definitions(tmp_path)
+
+
+def test_a_redis_that_was_restarted_is_written_to_again(
+    store: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have come back empty, so what it held before is not believed."""
+    (home / "valkey").mkdir()
+    server, env = backends.valkey(home / "valkey")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    partition = home / "features" / "churn" / "as_of=1998-02-01.parquet"
+    server.start()
+    try:
+        features.remember_online(features.open_store(home), home, "churn", partition)
+        assert features.holds(features.open_store(home), home, "churn", partition)
+        server.kill()
+        server.start()
+        assert not features.holds(features.open_store(home), home, "churn", partition)
+    finally:
+        server.kill()
