@@ -34,7 +34,7 @@ def check(chosen: Settings, use_case: str) -> None:
 def bring(chosen: Settings, pending: Transaction, folder: Path, *, say: Say) -> None:
     """Bring what is champion already to where it is to run; all is as before if it does not answer there."""
     stack = composition.find(chosen, pending.use_case)
-    if stack.variables.get("SERVICE_IMAGE") == pending.image and _answers(stack, pending.release):
+    if stack.variables.get("SERVICE_IMAGE") == pending.image and answers(stack, pending.release):
         return
     try:
         say(stage(chosen, pending, folder, say=say))
@@ -111,7 +111,7 @@ def figures(url: str) -> Figures:
 def switch(chosen: Settings, pending: Transaction, *, say: Say) -> None:
     """Put the release in charge: no request is lost, since the candidate answers while the service is replaced."""
     stack = composition.find(chosen, pending.use_case)
-    if stack.variables.get("SERVICE_IMAGE") != pending.image or not _answers(stack, pending.release):
+    if stack.variables.get("SERVICE_IMAGE") != pending.image or not answers(stack, pending.release):
         if CANDIDATE in composition.places(stack):
             composition.await_ready(stack, CANDIDATE)
             composition.lead(stack, 100)
@@ -121,7 +121,7 @@ def switch(chosen: Settings, pending: Transaction, *, say: Say) -> None:
     revert(chosen, pending, say=say)
 
 
-def _answers(stack: composition.Stack, release: str) -> bool:
+def answers(stack: composition.Stack, release: str) -> bool:
     """Whether the service is ready and of that release."""
     return local.health(stack.url(SERVICE)).get("release") == release
 

@@ -91,7 +91,8 @@ def test_no_share_is_larger_than_all(folder: Path, percent: int) -> None:
 
 
 def test_a_stack_must_be_there_and_of_the_use_case(folder: Path) -> None:
-    """Each error says what to do."""
+    """Each error says what to do; the default is the repository's own."""
+    assert (Settings().compose / "compose.yaml").is_file()
     with pytest.raises(StackError, match=r"no .*\.env: make it with `python3 .*init.py`"):
         composition.find(Settings(compose=folder / "nowhere"), "churn")
     with pytest.raises(StackError, match="serves 'churn', not 'fraud'"):
