@@ -49,3 +49,7 @@ class ReleaseError(BentoflowError):
 
 class ImageError(ReleaseError):
     """A container image could not be built, tested, pushed, pulled or verified; the message never holds credentials."""
+
+
+class StackError(ReleaseError):
+    """A composed stack is not there, is not this use case's, or does not do what it was asked."""

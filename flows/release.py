@@ -21,11 +21,12 @@ from flows import servers, usecases, walk
 from flows.alerts import outbox
 from flows.errors import GateError, ReleaseError
 from flows.settings import Settings, settings
+from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, images, lineage, locks, registry, transaction
-from flows.targets import local
+from flows.targets import local, placement
 from flows.targets import registry as remote
 
-Target = Literal["local", "registry"]
+Target = Literal["local", "registry", "compose"]
 
 
 class Busy(ReleaseError):
@@ -50,7 +51,7 @@ def exclusive(home: Path, use_case: str) -> Iterator[None]:
 def settle(home: Path, use_case: str) -> str | None:
     """Complete or revert what a killed release left, unless one is at it right now; says which, or None."""
     with locks.held(home, f"release-{use_case}") as alone:
-        return transaction.recover(home, use_case) if alone else None
+        return placement.recover(settings().model_copy(update={"home": home}), use_case) if alone else None
 
 
 def promoted(use_case: str, number: str | None) -> registry.Version:
@@ -128,7 +129,10 @@ def package(chosen: Settings, use_case: str, bento: str, folder: Path) -> str:
 
 @task(cache_policy=NO_CACHE)
 def verify(chosen: Settings, pending: transaction.Transaction, folder: Path) -> str:
-    """Ask for the golden rows: the staged arm of the local service, or the image as the registry has it."""
+    """Ask for the golden rows: the staged arm of the local service, or the image, in its place or as it was pulled."""
+    if (place := placement.of(pending)) is not None:
+        said: str = place.stage(chosen, pending, folder, say=get_run_logger().info)
+        return said
     if pending.image:
         image = images.parsed(pending.image)
         return remote.verify(chosen, image, folder, pending.release, say=get_run_logger().info)
@@ -143,7 +147,7 @@ def carry_out(
     chosen: Settings, pending: transaction.Transaction, folder: Path, log: Any, plan: walk.Plan | None = None
 ) -> dict[str, Any]:
     """Stage, smoke, walk the canary, commit, switch, record; any failure before the commit reverts everything."""
-    home = chosen.home
+    home, place = chosen.home, placement.of(pending)
     transaction.write(home, pending)
     checkpoint("intent")
     try:
@@ -152,24 +156,34 @@ def carry_out(
         log.info(verify(chosen, pending, folder))
         checkpoint("smoked")
         if plan is not None and plan.steps and pending.champion_before is not None:
-            walk.walk(chosen, pending, plan, log, checkpoint)
+            if place is not None:
+                place.walk(chosen, pending, plan, say=log.info, checkpoint=checkpoint)
+            else:
+                walk.walk(chosen, pending, plan, log, checkpoint)
     except BaseException as error:  # Ctrl-C too
+        if place is not None:
+            place.revert(chosen, pending, say=log.info)
         transaction.revert(home, pending, f"{type(error).__name__}: {error}"[:500])
         raise
     done = transaction.commit(home, pending)
     checkpoint("committed")
+    if place is not None:
+        place.switch(chosen, done, say=log.info)
     transaction.switch(home, done)
     checkpoint("switched")
     transaction.record(home, done)
     return transaction.describe(done)
 
 
-def imaged(home: Path, use_case: str, champion: registry.Version, image: str) -> dict[str, Any]:
-    """Record the image that a champion was given after its release; what it is answered with stays as it is."""
-    same = champion.tags.get("image") == image
+def imaged(home: Path, pending: transaction.Transaction, champion: registry.Version) -> dict[str, Any]:
+    """Record the image that a champion was given after its release, and where it runs."""
+    use_case, image = pending.use_case, pending.image
+    target = {"target": pending.target} if pending.target else {}
+    moved = bool(target) and tenure.target(history.read(home, use_case)) != pending.target
+    same = champion.tags.get("image") == image and not moved
     if not same:
-        facts = {"version": champion.number, "release": champion.tags.get("release"), "image": image}
-        history.append(home, use_case, "imaged", at=clock.now(home, use_case), **facts)
+        facts = {"version": champion.number, "release": champion.tags.get("release"), "image": image, **target}
+        history.append(home, use_case, tenure.IMAGED, at=clock.now(home, use_case), **facts)
         registry.tag(use_case, champion.number, image=image)
     action = "unchanged" if same else "imaged"
     return {"use_case": use_case, "action": action, "version": champion.number, "image": image}
@@ -201,8 +215,9 @@ def release(
 ) -> dict[str, Any]:
     """Release a version (default: the challenger) whose gates said PROMOTE; a worse one never gets this far.
 
-    `target` is `local`, a service on this machine, or `registry`, an image in BENTOFLOW_REGISTRY by its digest; the
-    default is BENTOFLOW_TARGET. A champion without an image gets one.
+    `target` is `local`, a service on this machine, `registry`, an image in BENTOFLOW_REGISTRY by its digest, or
+    `compose`, that image in the stack of infra/compose; the default is BENTOFLOW_TARGET. A champion without an image
+    gets one, and its place in the stack.
 
     With `steps`, such as 1, 10, 50, 100, it answers that percentage of entities first, each step until `min_answers`
     rows came or `step_minutes` are over, and is judged on errors, latency, scores and, where `labels` (parquet with
@@ -212,13 +227,16 @@ def release(
     chosen, log = settings(), get_run_logger()
     plan = walk.Plan(steps=tuple(steps), min_answers=min_answers, max_minutes=step_minutes, labels=labels)
     usecases.load(use_case)
-    as_image = (target or chosen.target) == "registry"
+    to = target or chosen.target
+    as_image, place = to != "local", placement.PLACES.get(to)
     if as_image:
         images.repository(chosen, use_case)  # before anything is done: where it would go
-        if plan.steps:
+        if place is not None:
+            place.check(chosen, use_case)
+        elif plan.steps:
             raise ReleaseError("a canary is judged by the answers of a service; --target registry releases an image")
     with exclusive(chosen.home, use_case):
-        if (settled := transaction.recover(chosen.home, use_case)) is not None:
+        if (settled := placement.recover(chosen, use_case)) is not None:
             log.warning("an interrupted release was %s", settled)
             if version is None:
                 return {"use_case": use_case, "action": settled}
@@ -230,8 +248,6 @@ def release(
         tag, folder = keep(use_case, wanted)
         bento = build(tag, use_case, folder)
         image = package(chosen, use_case, bento, folder) if as_image else ""
-        if before.get("champion") == wanted.number:
-            return imaged(chosen.home, use_case, wanted, image)
         pending = transaction.Transaction(
             use_case=use_case,
             action="promoted",
@@ -240,11 +256,16 @@ def release(
             reason=reason,
             bento=bento,
             image=image,
+            target=to if place is not None else "",
             at=clock.now(chosen.home, use_case).isoformat(),
             aliases={"champion": wanted.number, "challenger": None, "previous": before.get("champion")},
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
             champion_before=transaction.champion_release(chosen.home, use_case),
         )
+        if before.get("champion") == wanted.number:
+            if place is not None:
+                place.bring(chosen, pending, folder, say=log.info)
+            return imaged(chosen.home, pending, wanted)
         result = carry_out(chosen, pending, folder, log, plan)
     create_markdown_artifact(
         key=f"{use_case}-release",

@@ -12,6 +12,7 @@ from flows.release import carry_out, exclusive, keep, kept
 from flows.settings import settings
 from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, registry, transaction
+from flows.targets import placement
 
 
 @flow(name="rollback", **outbox.hooks(kept))
@@ -21,21 +22,26 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
     chosen, log = settings(), get_run_logger()
     usecases.load(use_case)
     with exclusive(chosen.home, use_case):
-        if (settled := transaction.recover(chosen.home, use_case)) is not None:
+        if (settled := placement.recover(chosen, use_case)) is not None:
             log.warning("an interrupted release was %s; say rollback again if you still want it", settled)
             return {"use_case": use_case, "action": settled}
-        champions = tenure.stack(history.read(chosen.home, use_case))
+        lines = history.read(chosen.home, use_case)
+        champions, target = tenure.stack(lines), tenure.target(lines)
         if len(champions) < 2:
             raise ReleaseError(f"{use_case} has no previous release to go back to; see `bentoflow status`")
         earlier = next(
-            line
-            for line in reversed(history.read(chosen.home, use_case))
-            if line["action"] == tenure.PROMOTED and line["version"] == champions[-2]
+            line for line in reversed(lines) if line["action"] == tenure.PROMOTED and line["version"] == champions[-2]
         )
         try:
             folder = bentos.model_folder(earlier["release"])
         except StoreError:
             folder = keep(use_case, registry.get(use_case, earlier["version"]))[1]
+        image = registry.get(use_case, earlier["version"]).tags.get("image", "")
+        if target and not image:
+            raise ReleaseError(
+                f"version {earlier['version']} was champion before it had an image, and {target} runs images: "
+                "train, and release a better one"
+            )
         before = registry.aliases(use_case)
         pending = transaction.Transaction(
             use_case=use_case,
@@ -43,7 +49,8 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
             release=earlier["release"],
             version=earlier["version"],
             bento=earlier.get("bento", ""),
-            image=registry.get(use_case, earlier["version"]).tags.get("image", ""),
+            image=image,
+            target=target,
             reason=reason,
             at=clock.now(chosen.home, use_case).isoformat(),
             aliases={

@@ -13,8 +13,8 @@ from flows import processes, servers, usecases
 from flows.errors import ReleaseError
 from flows.release import exclusive, keep, promoted
 from flows.settings import Settings, settings
-from flows.stores import history, transaction
-from flows.targets import local
+from flows.stores import history
+from flows.targets import local, placement
 
 ON, OFF = "shadow on", "shadow off"
 COMES_UP_S = 30.0  # for a running service to start the shadow's process and load its release; it takes a few seconds
@@ -38,7 +38,7 @@ def shadow(
     if off and version is not None:
         raise ReleaseError(f"whatever the {arm} is will be taken off; do not name a version, or leave --off out")
     with exclusive(chosen.home, use_case):
-        if (settled := transaction.recover(chosen.home, use_case)) is not None:
+        if (settled := placement.recover(chosen, use_case)) is not None:
             log.warning("an interrupted release was %s", settled)
         now = in_charge(chosen.home, use_case)
         before = next((a for a in now.arms if a.name == arm), None)

@@ -32,6 +32,7 @@ class Transaction:
     champion_before: str | None  # release tag
     bento: str = ""
     image: str = ""  # repository@sha256:… where the target is a registry
+    target: str = ""  # that runs the image, such as compose; none where nothing but the rollout file moves
     committed: bool = False
     id: str = field(default_factory=lambda: uuid4().hex)
 
@@ -106,6 +107,7 @@ def switch(home: Path, pending: Transaction) -> None:
 def record(home: Path, pending: Transaction) -> None:
     """Aliases, then one line of history, then the end of the transaction."""
     image = {"image": pending.image} if pending.image else {}
+    target = {"target": pending.target} if pending.target else {}
     registry.tag(pending.use_case, pending.version, release=pending.release, bento=pending.bento, **image)
     registry.set_aliases(pending.use_case, pending.aliases)
     lines = history.read(home, pending.use_case)
@@ -120,6 +122,7 @@ def record(home: Path, pending: Transaction) -> None:
             release=pending.release,
             bento=pending.bento,
             **image,
+            **target,
             previous=pending.aliases_before.get("champion"),
             reason=pending.reason,
         )

