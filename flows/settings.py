@@ -39,6 +39,14 @@ class Settings(BaseSettings):
     image_backend: Literal["auto", "docker", "podman", "buildah"] = "auto"
     cosign_key: str = ""  # signs each pushed image; its password is COSIGN_PASSWORD, as cosign itself has it
     cosign_public_key: str = ""  # each image is verified with it before it is released or gone back to
+    sagemaker_role: str = ""  # ARN of the role that endpoints run with, for the target sagemaker
+    sagemaker_instance: str = "ml.m5.large"
+    vertex_project: str = ""  # for the target vertex
+    vertex_region: str = ""
+    vertex_machine: str = "n1-standard-2"
+    vertex_token: SecretStr = SecretStr("")  # OAuth access token; without it `gcloud` is asked for one
+    hosted_instances: int = 2  # machines of an endpoint of SageMaker or Vertex
+    hosted_online_store: SecretStr = SecretStr("")  # redis://… for them; who may describe their models can read it
     mask_key: str | None = None  # keys the masking of personal data; generated once if unset
 
     @field_validator("home", mode="before")

@@ -1,7 +1,7 @@
 """What a deployed service must do, asked over HTTP as its callers do: `python -m tests.deployed URL`.
 
-Rows bring their features and say that they are no traffic (x-bentoflow-smoke), so nothing is learned from them. Exit
-code 1 and a line for each thing that is not so.
+Only what a gateway lets through is asked for. Rows bring their features and say that they are no traffic
+(x-bentoflow-smoke), so nothing is learned from them. Exit code 1 and a line for each thing that is not so.
 """
 
 import sys
@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 SMOKE = {"x-bentoflow-smoke": "1"}
+PROBES = ("/v2/health/live", "/v2/health/ready")
 FILLERS: dict[str, Any] = {"FP64": 1.0, "INT64": 1, "BYTES": "a"}
 CALLS, SLOW_S = 20, 1.0  # the slowest of so many calls, the way to the service included
 
@@ -19,7 +20,7 @@ CALLS, SLOW_S = 20, 1.0  # the slowest of so many calls, the way to the service 
 def problems(url: str) -> Iterator[str]:
     """What of a service at an address is not as it must be; nothing if all is."""
     with httpx.Client(base_url=url.rstrip("/"), headers=SMOKE, timeout=30) as client:
-        down = [f"{path} answers {status}" for path in ("/livez", "/readyz") if (status := of(client, path)) != 200]
+        down = [f"{path} answers {status}" for path in PROBES if (status := of(client, path)) != 200]
         if down:
             yield from down
             return

@@ -34,7 +34,7 @@ def test_a_sound_service_passes_and_nothing_is_learned_from_it(spoken: Spoken) -
 def test_a_service_that_is_down_fails() -> None:
     """Exit code 1, and a line for each probe."""
     done = asked(f"http://127.0.0.1:{free_port()}")
-    assert (done.returncode, done.stdout) == (1, "/livez answers 0\n/readyz answers 0\n"), done.stderr
+    assert (done.returncode, done.stdout) == (1, "/v2/health/live answers 0\n/v2/health/ready answers 0\n"), done.stderr
 
 
 def test_each_fault_is_named(spoken: Spoken, monkeypatch: pytest.MonkeyPatch) -> None:
