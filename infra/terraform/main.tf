@@ -58,6 +58,8 @@ module "database" {
   from    = module.cluster.security_group
   key     = module.secrets.key
   size    = var.database
+
+  protected = var.protected
 }
 
 module "cache" {
@@ -83,6 +85,7 @@ module "balancer" {
   port        = var.gateway_port
   certificate = var.certificate
   logs        = module.storage.logs
+  protected   = var.protected
 }
 
 module "secrets" {

@@ -113,11 +113,10 @@ variable "use_cases" {
 variable "database" {
   description = "Size of PostgreSQL: databases of Prefect, MLflow and Feast's registry."
   type = object({
-    class        = optional(string, "db.t4g.medium")
-    storage      = optional(number, 50) # GiB to begin with; grows to four times as much
-    standby      = optional(bool, true)
-    backup_days  = optional(number, 14)
-    keep_on_drop = optional(bool, true) # deletion protection and a last snapshot
+    class       = optional(string, "db.t4g.medium")
+    storage     = optional(number, 50) # GiB to begin with; grows to four times as much
+    standby     = optional(bool, true)
+    backup_days = optional(number, 14)
   })
   default = {}
 
@@ -130,6 +129,12 @@ variable "database" {
     condition     = var.database.backup_days >= 1 && var.database.backup_days <= 35
     error_message = "database.backup_days must be 1 to 35."
   }
+}
+
+variable "protected" {
+  description = "Database and balancer refuse to be deleted, and the database leaves a last snapshot."
+  type        = bool
+  default     = true
 }
 
 variable "cache" {

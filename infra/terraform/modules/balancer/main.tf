@@ -1,6 +1,7 @@
 # TLS ends here. Everything goes to the pods of the cluster's gateway, whose routes say which hosts and paths there are.
 
 resource "aws_lb" "this" {
+  #checkov:skip=CKV_AWS_150:protection is asked for by a variable; its default is yes
   #checkov:skip=CKV2_AWS_28:a web firewall is the account's decision; associate it with the ARN in the outputs
   name               = var.name
   load_balancer_type = "application"
@@ -8,7 +9,7 @@ resource "aws_lb" "this" {
   security_groups    = [aws_security_group.this.id]
 
   drop_invalid_header_fields = true
-  enable_deletion_protection = true
+  enable_deletion_protection = var.protected
   idle_timeout               = 60 # seconds, twice as long as a service works on a request
 
   access_logs {

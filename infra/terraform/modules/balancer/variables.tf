@@ -37,3 +37,8 @@ variable "logs" {
   description = "Bucket of the access logs."
   type        = string
 }
+
+variable "protected" {
+  description = "Whether it refuses to be deleted."
+  type        = bool
+}

@@ -68,9 +68,9 @@ resource "aws_db_instance" "this" {
 
   backup_retention_period   = var.size.backup_days
   copy_tags_to_snapshot     = true
-  deletion_protection       = var.size.keep_on_drop
-  skip_final_snapshot       = !var.size.keep_on_drop
-  final_snapshot_identifier = var.size.keep_on_drop ? "${var.name}-last" : null
+  deletion_protection       = var.protected
+  skip_final_snapshot       = !var.protected
+  final_snapshot_identifier = var.protected ? "${var.name}-last" : null
 
   auto_minor_version_upgrade      = true
   enabled_cloudwatch_logs_exports = ["postgresql", "upgrade"]

@@ -24,6 +24,11 @@ variable "key" {
 }
 
 variable "size" {
-  description = "Class, GiB, standby in another zone, days of backups, protection."
-  type        = object({ class = string, storage = number, standby = bool, backup_days = number, keep_on_drop = bool })
+  description = "Class, GiB, standby in another zone, days of backups."
+  type        = object({ class = string, storage = number, standby = bool, backup_days = number })
+}
+
+variable "protected" {
+  description = "Whether it refuses to be deleted, and leaves a last snapshot."
+  type        = bool
 }
