@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bentos import comparison, drain
 from bentos.admin import Admin
+from bentos.hosted import hosted
 from bentos.limits import Limits, bounds, once
 from bentos.protocols import Beside, Protocols, shape_of
 from bentos.protocols.arrow import STREAM
@@ -63,7 +64,8 @@ class HotService(Service[Any]):
         if DRIFT_CHECK in routes:
             forms[routes[DRIFT_CHECK]] = frozenset(form.encode() for form in comparison.Tables.forms)
         shape = partial(shape_of, prefix=prefix)
-        return Limits(self._answering(app, prefix, routes), bounds(), use_case=self.name, shape=shape, forms=forms)
+        limited = Limits(self._answering(app, prefix, routes), bounds(), use_case=self.name, shape=shape, forms=forms)
+        return hosted(limited, os.environ, prefix)
 
     def _answering(self, bento: Any, prefix: str, routes: dict[str, str]) -> ASGIApp:
         """BentoML's app behind the faster routes; what is no prediction is an admin route."""

@@ -244,6 +244,14 @@ def reproduce(version: str, use_case: UseCase = "churn") -> None:
 
 
 @app.command()
+def card(version: str, use_case: UseCase = "churn") -> None:
+    """A version's model card, Markdown."""
+    from flows.stores import registry
+
+    typer.echo(registry.card(registry.get(use_case, version)))
+
+
+@app.command()
 def up(use_case: UseCase = "churn") -> None:
     """Start Prefect, a worker with every deployment, MLflow and the service."""
     from flows.stack import up as run

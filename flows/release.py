@@ -26,7 +26,7 @@ from flows.stores import bentos, history, images, lineage, locks, registry, tran
 from flows.targets import local, placement
 from flows.targets import registry as remote
 
-Target = Literal["local", "registry", "compose"]
+Target = Literal["local", "registry", "compose", "sagemaker", "vertex"]
 
 
 class Busy(ReleaseError):

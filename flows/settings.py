@@ -33,7 +33,9 @@ class Settings(BaseSettings):
     dask_workers: int = 2
     alerts: SecretStr = SecretStr("")  # where alerts go, see flows/alerts/channels.py: slack-webhook/oncall mailtos://…
     alert_reminder_hours: float = 24.0  # between reminders of what lasts; 0: none
-    target: Literal["local", "registry", "compose"] = "local"  # of releases that name none, automatic ones among them
+    target: Literal["local", "registry", "compose", "sagemaker", "vertex"] = (
+        "local"  # of releases that name none, automatic ones among them
+    )
     registry: str = ""  # where images go, such as ghcr.io/acme: each use case is a repository below it
     registry_plain_http: bool = False  # on the loopback interface only
     registry_user: str = ""  # with the password, instead of what `docker login` or `podman login` has kept
@@ -42,6 +44,14 @@ class Settings(BaseSettings):
     cosign_key: str = ""  # signs each pushed image; its password is COSIGN_PASSWORD, as cosign itself has it
     cosign_public_key: str = ""  # each image is verified with it before it is released or gone back to
     compose: Path = ROOT / "infra" / "compose"  # folder of the compose.yaml and .env of the target compose
+    sagemaker_role: str = ""  # ARN of the role that endpoints run with, for the target sagemaker
+    sagemaker_instance: str = "ml.m5.large"
+    vertex_project: str = ""  # for the target vertex
+    vertex_region: str = ""
+    vertex_machine: str = "n1-standard-2"
+    vertex_token: SecretStr = SecretStr("")  # OAuth access token; without it `gcloud` is asked for one
+    hosted_instances: int = 2  # machines of an endpoint of SageMaker or Vertex
+    hosted_online_store: SecretStr = SecretStr("")  # redis://… for them; who may describe their models can read it
     mask_key: str | None = None  # keys the masking of personal data; generated once if unset
 
     @field_validator("home", mode="before")

@@ -221,6 +221,11 @@ def gates(version: Version) -> list[dict[str, Any]]:
     return found
 
 
+def card(version: Version) -> str:
+    """The version's model card, Markdown."""
+    return str(mlflow.artifacts.load_text(f"runs:/{version.run_id}/model_card.md"))
+
+
 def pictures(version: Version) -> dict[str, bytes]:
     """The plots of the version's run as PNG by file name."""
     with TemporaryDirectory() as folder:

@@ -1,6 +1,5 @@
 """The local target: `bentoml serve` on this machine, which follows the rollout file."""
 
-import json
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ from flows.errors import ReleaseError
 from flows.processes import Process
 from flows.settings import Settings
 from flows.steps.rollouts.canary import Figures
+from flows.targets import golden
 
 
 def process_name(use_case: str) -> str:
@@ -122,21 +122,9 @@ def smoke(url: str, entity: str, folder: Path, release: str, *, arm: str, second
 
     Waits until the arm answers for this release. Raises ReleaseError with the first row that differs.
     """
-    golden = json.loads((folder / "golden.json").read_text())
-    others = golden.get("others", {})
-    rows = [
-        {entity: e, **{key: keys[i] for key, keys in others.items()}, "features": f}
-        for i, (e, f) in enumerate(zip(golden["entities"], golden["rows"], strict=True))
-    ]
-    answers = _post(url, rows, release, arm=arm, seconds=seconds)
-    for i, (answer, expected) in enumerate(zip(answers, golden["scores"], strict=True)):
-        if answer.get("probability") != expected:
-            raise ReleaseError(
-                f"golden row {i} of {release}: the service answers {answer.get('probability', answer)}, "
-                f"training said {expected}. "
-                "Nothing was released; compare the versions of onnxruntime"
-            )
-    return len(answers)
+    asked = golden.read(folder, entity)
+    rows = [keys | {"features": given} for keys, given in zip(asked.keys, asked.features, strict=True)]
+    return asked.check(_post(url, rows, release, arm=arm, seconds=seconds), release)
 
 
 def _post(url: str, rows: list[dict[str, Any]], release: str, *, arm: str, seconds: float) -> list[dict[str, Any]]:

@@ -4,16 +4,16 @@ A place is a module with `check`, `stage`, `walk`, `switch`, `revert` and `bring
 """
 
 import logging
-from types import ModuleType
+from typing import Any
 
 from flows.settings import Settings
 from flows.stores import transaction
-from flows.targets import compose
+from flows.targets import compose, sagemaker, vertex
 
-PLACES: dict[str, ModuleType] = {"compose": compose}
+PLACES: dict[str, Any] = {"compose": compose, "sagemaker": sagemaker.PLACE, "vertex": vertex.PLACE}
 
 
-def of(pending: transaction.Transaction) -> ModuleType | None:
+def of(pending: transaction.Transaction) -> Any | None:
     """The place of a release, None if it has none."""
     return PLACES[pending.target] if pending.target else None
 

@@ -11,7 +11,9 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
 from flows.errors import StoreError
 from flows.stores import features, history, locks, registry, tables
 from flows.stores import prepared as pointer
@@ -143,9 +145,10 @@ def test_the_run_holds_card_plots_signature_example_and_datasets(released: Path)
     """Who opens the version in MLflow finds what it is, how good, on which data, and how to call it."""
     version = registry.get("churn", "1")
     run = registry.client().get_run(version.run_id)
-    card = mlflow.artifacts.load_text(f"runs:/{version.run_id}/model_card.md")
-    assert "Customer churn" in card
-    assert "PROMOTE" in card
+    card = CliRunner().invoke(app, ["card", "1"])
+    assert card.exit_code == 0
+    assert card.output.startswith("# Customer churn")
+    assert "**PROMOTE**" in card.output
     pictures = registry.pictures(version)
     assert {"roc.png", "calibration.png", "confusion.png", "importance.png"} <= set(pictures)
     assert all(png.startswith(b"\x89PNG") for png in pictures.values())

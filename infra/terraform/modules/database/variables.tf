@@ -1,0 +1,34 @@
+variable "name" {
+  description = "What every resource begins with."
+  type        = string
+}
+
+variable "network" {
+  description = "Id of the VPC."
+  type        = string
+}
+
+variable "subnets" {
+  description = "Ids of the private subnets, one a zone."
+  type        = list(string)
+}
+
+variable "from" {
+  description = "Security group of the cluster, the only one that may connect."
+  type        = string
+}
+
+variable "key" {
+  description = "ARN of the KMS key that encrypts at rest."
+  type        = string
+}
+
+variable "size" {
+  description = "Class, GiB, standby in another zone, days of backups."
+  type        = object({ class = string, storage = number, standby = bool, backup_days = number })
+}
+
+variable "protected" {
+  description = "Whether it refuses to be deleted, and leaves a last snapshot."
+  type        = bool
+}

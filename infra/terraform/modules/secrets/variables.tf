@@ -1,0 +1,4 @@
+variable "name" {
+  description = "What every resource begins with."
+  type        = string
+}

@@ -1,0 +1,9 @@
+variable "name" {
+  description = "What every resource begins with."
+  type        = string
+}
+
+variable "key" {
+  description = "ARN of the KMS key that encrypts at rest."
+  type        = string
+}
