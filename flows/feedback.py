@@ -25,11 +25,7 @@ from flows.steps.monitoring import kinds
 from flows.steps.monitoring.course import course
 from flows.steps.pages import live, page
 from flows.steps.training import metrics
-<<<<<<< HEAD
-from flows.stores import answers, history, outcomes, prepared, promises, registry, tables, transaction
-=======
-from flows.stores import answers, history, prepared, promises, registry, snapshots, transaction
->>>>>>> size
+from flows.stores import answers, history, outcomes, prepared, promises, registry, snapshots, transaction
 from flows.stores import labels as label_store
 from flows.stores import verdicts as kept
 from flows.usecases.spec import UseCase
