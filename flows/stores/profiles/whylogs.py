@@ -30,8 +30,8 @@ from whylogs.core.proto import ChunkHeader, ChunkMessage, DatasetProfileHeader, 
 from whylogs.core.utils import read_delimited_protobuf
 from whylogs.core.view import WHYLOGS_MAGIC_HEADER, ColumnProfileView, DatasetProfileView
 
-# The first call imports numpy's C API behind a lock of pybind11's own and lets go of the interpreter's meanwhile: a flow's
-# threads that make it at once wait for each other for ever. So it is made here.
+# The first call imports numpy's C API behind a lock of pybind11's own and lets go of the interpreter's meanwhile.
+# Threads of a flow that make it at once wait for each other for ever, so it is made here.
 whylogs_sketching.hll_sketch(12).update_np(np.zeros(1))
 
 NAME = "whylogs"
