@@ -22,6 +22,7 @@ from flows.runner import task_runner
 from flows.settings import settings
 from flows.steps.monitoring import estimates, kinds, policy, segments, triggers, windows
 from flows.steps.monitoring.course import Point, course
+from flows.steps.monitoring.segments import Segment
 from flows.steps.pages import page, plots
 from flows.steps.pages import report as drift_report
 from flows.stores import answers, bentos, history, parts, profiles, promises, transaction, verdicts
@@ -50,7 +51,7 @@ class Checked:
     window: windows.Window
     verdict: drift.Verdict
     judgement: kinds.Judgement
-    segments: tuple[segments.Segment, ...] = ()
+    segments: tuple[Segment, ...] = ()
 
 
 @task(cache_policy=NO_CACHE)
@@ -70,11 +71,11 @@ def judge(names: list[str], standard: Standard, name: str, folder: Path, earlier
     """Merge the window's parts, compare them with the standard, and say what kind of drift it is."""
     then, rules = sketches.from_json(standard.reference), usecases.load(name).drift
     now = parts.window_of(names, folder) if names else windows.count(answers.features_frame([], []), then)
-    found: tuple[segments.Segment, ...] = ()
+    apart: tuple[Segment, ...] = ()
     if names:
         profile = parts.profile_of(names, folder)
         replace(folder / "window.bin", profile)
-        found = _segments(standard.profile, profile)
+        apart = _segments(standard.profile, profile)
     verdict = drift.persistent(drift.compare(then, now.sketches, rules, standard.known), earlier)
     estimated = None
     if standard.quality is not None:
@@ -82,7 +83,7 @@ def judge(names: list[str], standard: Standard, name: str, folder: Path, earlier
         estimated = kinds.level("estimated", found, standard.promise)
     signs = signatures.find(then, now.sketches, now.copies, rules)
     judgement = kinds.judge(verdict, signs, estimated, standard.measured)
-    return Checked(window=now, verdict=verdict, judgement=judgement, segments=found)
+    return Checked(window=now, verdict=verdict, judgement=judgement, segments=apart)
 
 
 @task(cache_policy=NO_CACHE)
@@ -222,7 +223,7 @@ def _standard(use_case: str, release: str, home: Path) -> Standard:
     )
 
 
-def _segments(reference: bytes, window: bytes) -> tuple[segments.Segment, ...]:
+def _segments(reference: bytes, window: bytes) -> tuple[Segment, ...]:
     """Each segment's scores beside the reference's; none where the release's profile is another library's."""
     try:
         then, now = profiles.remembered(reference), profiles.remembered(window)

@@ -1,9 +1,9 @@
 """Events for the server's automations: each is told once, also where the process that tells it is killed.
 
-The server remembers for minutes only which ids it has had, and would start a second training for an event that is sent
-again after that: so it is asked first. And an event counts as told when the server has received it, which
-`prefect.events.emit_event` cannot say: it leaves the event to a thread, which a kill takes along, and to a queue that
-can be waited for without a limit only.
+The server remembers in memory only, for half an hour, which ids it has had, and would start a second training for an
+event that is sent again after that: so it is asked first. And an event counts as told when the server has received it,
+which `prefect.events.emit_event` cannot say: it leaves the event to a thread, which a kill takes along, and to a queue
+that can be waited for without a limit only.
 """
 
 import asyncio

@@ -150,8 +150,8 @@ class Server:
         self._post("/events", [{"id": id, "occurred": now, **about} for id in ids])
 
     def forget_ids(self) -> None:
-        """What minutes do: the 1,000 newest ids of events are remembered."""
-        self.send("bentoflow.test", *[str(uuid4()) for _ in range(1_001)])
+        """What half an hour does, or another start of the server: it remembers the 10,000 newest ids of events."""
+        self.send("bentoflow.test", *[str(uuid4()) for _ in range(10_001)])
 
     def starts(self, event: str) -> int:
         """How often the automation acted on an event."""
@@ -200,7 +200,7 @@ def test_a_check_killed_anywhere_is_completed_by_the_next(
 ) -> None:
     """After SIGKILL at each place the same files, bytes and verdict; one event, one start by it, one line of history.
 
-    Between being told and told again the server has forgotten the event's id, as it does within minutes.
+    Between being told and told again the server has forgotten the event's id, as it does within half an hour.
     """
     picture = plots.drift_bars(["a"], [0.1], 0.2)
     (tmp_path / "picture.png").write_bytes(picture)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import cache, reduce
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from flows.errors import StoreError
@@ -28,6 +29,10 @@ from whylogs.core.preprocessing import PreprocessedColumn
 from whylogs.core.proto import ChunkHeader, ChunkMessage, DatasetProfileHeader, DatasetSegmentHeader
 from whylogs.core.utils import read_delimited_protobuf
 from whylogs.core.view import WHYLOGS_MAGIC_HEADER, ColumnProfileView, DatasetProfileView
+
+# The first call imports numpy's C API behind a lock of pybind11's own and lets go of the interpreter's meanwhile.
+# Threads of a flow that make it at once wait for each other for ever, so it is made here.
+whylogs_sketching.hll_sketch(12).update_np(np.zeros(1))
 
 NAME = "whylogs"
 DISTRIBUTION = "distribution"

@@ -38,7 +38,25 @@ ALL_SORTS = {
     "constant": [7.0] * 6,
 }
 LIBRARIES = (whylogs, datasketches)
-WITHOUT = "import sys; sys.modules['whylogs'] = sys.modules['whylogs_sketching'] = None  # as where it has no wheel"
+WITHOUT = "sys.modules['whylogs'] = sys.modules['whylogs_sketching'] = None  # as where it has no wheel"
+RACED = """
+import os, signal, threading
+from concurrent.futures import ThreadPoolExecutor
+import pandas as pd
+from flows.stores import profiles
+
+def first(gate):
+    gate.wait()
+    return profiles.profile(pd.DataFrame({"x": [1.5, 2.5]}))
+
+for _ in range(6):
+    if not (process := os.fork()):
+        signal.alarm(20)
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(8) as pool:
+            os._exit(len(set(pool.map(first, [threading.Barrier(8)] * 8))) - 1)
+    assert os.waitpid(process, 0)[1] == 0, "the first profiles of a process, made by threads"
+"""
 MADE = """
 import numpy as np, pandas as pd
 from flows.stores import profiles
@@ -63,7 +81,7 @@ def child(before: str) -> tuple[str, str, float]:
     Its code comes after the line `before`.
     """
     environment = {k: v for k, v in os.environ.items() if k != "WHYLOGS_NO_ANALYTICS"}
-    command = [sys.executable, "-c", before + MADE + CHECKED]
+    command = [sys.executable, "-c", f"import sys; {before}" + RACED + MADE + CHECKED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     library, digest, last = done.stdout.split()
@@ -94,8 +112,8 @@ def test_the_same_rows_give_the_same_bytes(numbers: pd.DataFrame) -> None:
 
 
 def test_another_process_gives_the_same_bytes_and_ends(library: ModuleType) -> None:
-    """Where whylogs can be imported it is chosen. Bytes do not depend on the process's hash seeds, empty columns do not
-    kill it, and it ends at once."""
+    """Where whylogs can be imported it is chosen. Bytes do not depend on the process's hash seeds, threads that make
+    its first profiles do not wait for each other for ever, empty columns do not kill it, and it ends at once."""
     here: dict[str, Any] = {}
     exec(MADE, here)
     name, digest, leaving = child("" if library is whylogs else WITHOUT)
