@@ -81,7 +81,9 @@ def binaries(machine: Machine) -> str:
     name = f"{machine.host}/binaries"
     machine.podman("build", "--tls-verify=false", "--tag", name, str(folder))
     machine.podman("push", "--tls-verify=false", "--digestfile", str(folder / "digest"), name)
-    return f"{name}@{(folder / 'digest').read_text()}"
+    image = f"{name}@{(folder / 'digest').read_text()}"
+    machine.podman("pull", "--tls-verify=false", image)
+    return image
 
 
 def valkey() -> Path:
