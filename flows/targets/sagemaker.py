@@ -89,7 +89,7 @@ def connect(chosen: Settings) -> SageMaker:
     try:
         import boto3  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ReleaseError("the target sagemaker needs boto3: pip install 'bentoflow[sagemaker]'") from error
+        raise ReleaseError("the target sagemaker needs boto3: pip install '.[sagemaker]'") from error
     if not chosen.sagemaker_role:
         raise ReleaseError("BENTOFLOW_SAGEMAKER_ROLE is not set: give the ARN of the role that endpoints run with")
     with told("reaching SageMaker"):

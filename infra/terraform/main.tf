@@ -103,6 +103,7 @@ module "identity" {
   repositories        = module.registry.arns
   secret              = module.secrets.prefect
   key                 = module.secrets.key
+  balanced            = var.certificate != null
   target_group        = one(module.balancer[*].target_group)
   repository          = var.repository
   github_environments = var.github_environments

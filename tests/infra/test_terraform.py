@@ -1,7 +1,7 @@
 """The AWS modules: formatted, valid, joined as meant, refused where wrong, clean to checkov, applied to moto and gone.
 
-moto accepts much that AWS refuses, and has no EKS add-ons. PostgreSQL, Valkey and the cluster's nodes are only planned
-here: their waiters take minutes.
+moto accepts much that AWS refuses, has no EKS add-ons and no EFS backups, and waiters for EKS and RDS take minutes:
+network, cluster, files, database and cache are applied to the mocked provider alone.
 """
 
 import json
@@ -37,7 +37,17 @@ VALUES = {
     "repository": "acme/bentoflow",
     "github_environments": ["staging"],
 }
-APPLIED = ("secrets", "registry", "storage", "files", "cluster.aws_eks_cluster.this", "identity")
+STORAGE = "module.storage.aws_s3_bucket"
+APPLIED = (  # without lifecycles and logging of buckets, which the provider waits for and moto never shows as sent
+    "module.secrets",
+    "module.registry",
+    *(f"{STORAGE}_{part}.this" for part in ("versioning", "policy", "public_access_block")),
+    f"{STORAGE}_server_side_encryption_configuration.this",
+    "module.identity.aws_iam_role_policy.github",
+    "module.identity.data.aws_iam_policy_document.worker",
+    "module.identity.data.aws_iam_policy_document.mlflow",
+)
+TARGETS = [f"-target={target}" for target in APPLIED]
 PLANTED = """
 resource "aws_s3_bucket_public_access_block" "planted" {
   bucket            = "planted"
@@ -74,10 +84,11 @@ def applied(terraform: Terraform, aws: dict[str, str]) -> Iterator[Terraform]:
     (terraform.folder / "provider_override.tf").write_text(OVERRIDE)
     (terraform.folder / "terraform.tfvars.json").write_text(json.dumps(VALUES))
     there = Terraform(terraform.folder, {**terraform.env, **aws})
-    targets = [f"-target=module.{name}" for name in APPLIED]
-    there("apply", "-auto-approve", *targets)
-    yield there
-    there("destroy", "-auto-approve", *targets)
+    try:
+        there("apply", "-auto-approve", *TARGETS, seconds=100)
+        yield there
+    finally:
+        there("destroy", "-auto-approve")
     assert json.loads(there("show", "-json")).get("values") is None, "nothing is left"
 
 
@@ -140,21 +151,17 @@ def test_a_job_of_one_environment_may_read_one_secret(applied: Terraform, aws: d
     assert policy["Statement"][0]["Resource"] == secret["ARN"]
 
 
-def test_no_role_of_a_pod_may_do_more_than_it_does(applied: Terraform, aws: dict[str, str]) -> None:
+def test_no_pod_may_do_more_than_it_does(applied: Terraform) -> None:
     """Objects of its buckets, images of its repositories; no wildcard but the one that ECR's login needs."""
-    iam = client("iam", aws)
+    modules = json.loads(applied("show", "-json"))["values"]["root_module"]["child_modules"]
+    resources = {one["address"]: one["values"] for module in modules for one in module["resources"]}
     actions = {}
     for account in ("worker", "mlflow"):
-        role = f"bentoflow-staging-{account}"
-        (name,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
-        policy = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]["Statement"]
+        policy = json.loads(resources[f"module.identity.data.aws_iam_policy_document.{account}"]["json"])["Statement"]
         said = [(listed(one["Action"]), listed(one["Resource"])) for one in policy]
         assert [what for what, where in said if "*" in where] in ([], [["ecr:GetAuthorizationToken"]])
         actions[account] = {action for what, _ in said for action in what}
-        assert not {action for action in actions[account] if "*" in action}
-        assert not {
-            action for action in actions[account] if re.search("Policy|Acl|DeleteBucket|DeleteRepository", action)
-        }
+        assert not {action for action in actions[account] if re.search(r"\*|Policy|Acl|DeleteB|DeleteR", action)}
     assert actions["mlflow"] < actions["worker"]
 
 
@@ -166,7 +173,7 @@ def listed(value: Any) -> list[str]:
 def test_buckets_and_images_are_kept_and_encrypted(applied: Terraform, aws: dict[str, str]) -> None:
     """Versions, the key, no public access, no request without TLS; a tag of an image never moves."""
     s3, ecr = client("s3", aws), client("ecr", aws)
-    names = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+    names = sorted(bucket["Name"] for bucket in s3.list_buckets()["Buckets"])
     assert names == [f"bentoflow-staging-{use}-123456789012" for use in ("artefacts", "data", "logs")]
     for name in names:
         assert s3.get_bucket_versioning(Bucket=name)["Status"] == "Enabled"
@@ -181,5 +188,5 @@ def test_buckets_and_images_are_kept_and_encrypted(applied: Terraform, aws: dict
 
 
 def test_a_second_plan_changes_nothing(applied: Terraform) -> None:
-    """Where moto is faithful: what was applied is what is declared."""
-    applied("plan", "-detailed-exitcode", *[f"-target=module.{name}" for name in ("secrets", "registry", "storage")])
+    """Where moto is faithful, what was applied is what is declared."""
+    applied("plan", "-detailed-exitcode", *TARGETS)

@@ -83,6 +83,7 @@ run "everything" {
 }
 
 run "inside_only" {
+  command = plan
   variables {
     certificate = null
     one_gateway = true

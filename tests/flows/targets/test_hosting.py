@@ -253,5 +253,5 @@ def test_missing_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ReleaseError, match=named):
             place.check(chosen, "churn")
     monkeypatch.setitem(sys.modules, "boto3", None)
-    with pytest.raises(ReleaseError, match=r"pip install 'bentoflow\[sagemaker\]'"):
+    with pytest.raises(ReleaseError, match=r"pip install '\.\[sagemaker\]'"):
         sagemaker.PLACE.check(SETTINGS, "churn")

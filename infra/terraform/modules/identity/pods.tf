@@ -6,12 +6,12 @@ locals {
       worker = { subject = "bentoflow:worker", policy = data.aws_iam_policy_document.worker.json }
       mlflow = { subject = "mlflow:mlflow", policy = data.aws_iam_policy_document.mlflow.json }
     },
-    var.target_group == null ? {} : {
+    var.balanced ? {
       balancer = {
         subject = "kube-system:aws-load-balancer-controller"
         policy  = one(data.aws_iam_policy_document.balancer[*].json)
       }
-    },
+    } : {},
   )
 }
 

@@ -53,7 +53,7 @@ data "aws_iam_policy_document" "mlflow" {
 }
 
 data "aws_iam_policy_document" "balancer" { # enough for TargetGroupBindings; it makes no balancers
-  count = var.target_group == null ? 0 : 1
+  count = var.balanced ? 1 : 0
 
   statement {
     actions   = ["elasticloadbalancing:RegisterTargets", "elasticloadbalancing:DeregisterTargets"]

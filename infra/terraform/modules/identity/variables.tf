@@ -28,6 +28,11 @@ variable "key" {
   type        = string
 }
 
+variable "balanced" {
+  description = "Whether there is a balancer, which the target group alone does not tell before it is made."
+  type        = bool
+}
+
 variable "target_group" {
   description = "ARN of the target group; null without a balancer."
   type        = string

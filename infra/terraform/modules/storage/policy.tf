@@ -34,7 +34,7 @@ data "aws_iam_policy_document" "bucket" {
     content {
       sid       = "Logs${title(statement.key)}"
       actions   = ["s3:PutObject"]
-      resources = ["${each.value.arn}/${statement.key}/*"]
+      resources = ["${each.value.arn}/*"]
 
       principals {
         type        = "Service"
