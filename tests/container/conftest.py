@@ -13,7 +13,7 @@ from flows.release import release
 from flows.stores import registry, transaction
 from tests import loop, servers
 from tests.container.machine import Machine, machine, require
-from tests.flows.conftest import at_home, feed, prefect_api, use  # noqa: F401  # two of them are fixtures
+from tests.flows.conftest import at_home, feed, prefect_api, shared, use  # noqa: F401  # three of them are fixtures
 
 AS_OF = datetime(1998, 1, 1, tzinfo=UTC)
 PLANTED = "opensesame-42"  # the password of a package index, which must get nowhere

@@ -16,7 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from bentos.runtime.scoring import manifest
-from flows.cli import show
+from flows.cli.options import show
 from flows.errors import ImageError, ReleaseError
 from flows.release import release
 from flows.rollback import rollback
