@@ -13,7 +13,7 @@ demo: $(READY)   ## run the whole closed loop on real purchases and write a page
 	@$(BIN)/bentoflow demo $(ARGS)
 
 test: $(READY)   ## run the tests; ARGS="-m integration" goes to pytest
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder $(ARGS)
 
 check: $(READY)   ## lint, types and the architecture test
 	@$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,11 @@ STATE = pytest.StashKey[Path]()
 SHARED = "TESTS_SHARED"  # names a folder for what one process of the tests makes for all of them
 # What `make test ARGS=...` hands down to every make below it: a test's own `make up` would take pytest's options.
 OF_MAKE = ("ARGS", "ONLY", "WORKERS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
-# Whose servers take minutes; test_transaction.py makes the trained home that two mutations take.
+# What takes minutes to build or start; test_transaction.py makes the trained home that two mutations take.
 LONGEST = [
+    "test_images",
+    "test_stack",
+    "test_play",
     "test_loop",
     "test_event_loop",
     "test_transaction",
@@ -43,6 +47,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files whose servers take minutes go first: with several workers none of them must be the last to start."""
     place = {name: at for at, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file goes to one worker; all container tests are one file, since they share what takes minutes to build."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/container" if nodeid.startswith("tests/container/") else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture
