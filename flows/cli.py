@@ -86,7 +86,8 @@ def release(
     step_minutes: Annotated[float, typer.Option(min=0, help="how long a step waits for them at most")] = 60.0,
     labels: Annotated[str | None, typer.Option(help="parquet with request_id and label, for early quality")] = None,
     target: Annotated[
-        str | None, typer.Option(help="local, or registry: an image (default: BENTOFLOW_TARGET, else local)")
+        str | None,
+        typer.Option(help="local, registry: an image, or kubernetes (default: BENTOFLOW_TARGET, else local)"),
     ] = None,
 ) -> None:
     """Release a version whose gates said PROMOTE, at once or as a canary that is judged step by step."""

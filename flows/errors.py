@@ -45,3 +45,7 @@ class ReleaseError(BentoflowError):
 
 class ImageError(ReleaseError):
     """A container image could not be built, tested, pushed, pulled or verified; the message never holds credentials."""
+
+
+class ClusterError(ReleaseError):
+    """A cluster could not be reached, refused what was applied, or does not run it."""

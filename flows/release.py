@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,11 +22,12 @@ from flows import usecases, walk
 from flows.alerts import outbox
 from flows.errors import GateError, ReleaseError
 from flows.settings import Settings, settings
+from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, images, lineage, locks, registry, transaction
-from flows.targets import local
+from flows.targets import kubernetes, local
 from flows.targets import registry as remote
 
-Target = Literal["local", "registry"]
+Target = Literal["local", "registry", "kubernetes"]
 
 
 class Busy(ReleaseError):
@@ -50,7 +52,15 @@ def exclusive(home: Path, use_case: str) -> Iterator[None]:
 def settle(home: Path, use_case: str) -> str | None:
     """Complete or revert what a killed release left, unless one is at it right now; says which, or None."""
     with locks.held(home, f"release-{use_case}") as alone:
-        return transaction.recover(home, use_case) if alone else None
+        return recover(home, use_case) if alone else None
+
+
+def recover(home: Path, use_case: str) -> str | None:
+    """Finish what a killed release left, in the cluster too; says how, or None."""
+    pending = transaction.read(home, use_case)
+    if pending is not None and not pending.committed:
+        kubernetes.take_back(settings(), pending, say=print)
+    return transaction.recover(home, use_case)
 
 
 def promoted(use_case: str, number: str | None) -> registry.Version:
@@ -151,9 +161,13 @@ def carry_out(
         checkpoint("staged")
         log.info(verify(chosen, pending, folder))
         checkpoint("smoked")
-        if plan is not None and plan.steps and pending.champion_before is not None:
+        if pending.target == "kubernetes":
+            kubernetes.put(chosen, pending, folder, plan, say=log.info, checkpoint=checkpoint)
+            checkpoint("deployed")
+        elif plan is not None and plan.steps and pending.champion_before is not None:
             walk.walk(chosen, pending, plan, log, checkpoint)
     except BaseException as error:  # Ctrl-C too
+        kubernetes.take_back(chosen, pending, say=log.info)
         transaction.revert(home, pending, f"{type(error).__name__}: {error}"[:500])
         raise
     done = transaction.commit(home, pending)
@@ -164,15 +178,23 @@ def carry_out(
     return transaction.describe(done)
 
 
-def imaged(home: Path, use_case: str, champion: registry.Version, image: str) -> dict[str, Any]:
-    """Record the image that a champion was given after its release; what it is answered with stays as it is."""
-    same = champion.tags.get("image") == image
-    if not same:
-        facts = {"version": champion.number, "release": champion.tags.get("release"), "image": image}
-        history.append(home, use_case, "imaged", at=clock.now(home, use_case), **facts)
-        registry.tag(use_case, champion.number, image=image)
-    action = "unchanged" if same else "imaged"
-    return {"use_case": use_case, "action": action, "version": champion.number, "image": image}
+def imaged(chosen: Settings, pending: transaction.Transaction, folder: Path, log: Any) -> dict[str, Any]:
+    """Give a champion the image that it was released without, and bring it to its target; nothing else moves."""
+    use_case, number = pending.use_case, pending.version
+    there = {"image": pending.image, "release": pending.release}
+    if moved := pending.target == "kubernetes" and pending.deployed_before != there:
+        try:
+            log.info(verify(chosen, pending, folder))
+            kubernetes.put(chosen, pending, folder, None, say=log.info, checkpoint=checkpoint)
+        except BaseException:
+            kubernetes.take_back(chosen, pending, say=log.info)
+            raise
+    if changed := moved or registry.get(use_case, number).tags.get("image") != pending.image:
+        facts = {"version": number, **there, **({"target": pending.target} if pending.target else {})}
+        history.append(chosen.home, use_case, tenure.IMAGED, at=clock.now(chosen.home, use_case), **facts)
+        registry.tag(use_case, number, image=pending.image)
+    action = "imaged" if changed else "unchanged"
+    return {"use_case": use_case, "action": action, "version": number, "image": pending.image}
 
 
 def kept(use_case: str, run: FlowRun, error: object) -> None:
@@ -200,8 +222,9 @@ def release(
 ) -> dict[str, Any]:
     """Release a version (default: the challenger) whose gates said PROMOTE; a worse one never gets this far.
 
-    `target` is `local`, a service on this machine, or `registry`, an image in BENTOFLOW_REGISTRY by its digest; the
-    default is BENTOFLOW_TARGET. A champion without an image gets one.
+    `target` is `local`, a service on this machine, `registry`, an image in BENTOFLOW_REGISTRY by its digest, or
+    `kubernetes`, that image in the cluster of BENTOFLOW_KUBERNETES_OVERLAY; the default is BENTOFLOW_TARGET. A champion
+    without an image gets one.
 
     With `steps`, such as 1, 10, 50, 100, it answers that percentage of entities first, each step until `min_answers`
     rows came or `step_minutes` are over, and is judged on errors, latency, scores and, where `labels` (parquet with
@@ -211,17 +234,19 @@ def release(
     chosen, log = settings(), get_run_logger()
     plan = walk.Plan(steps=tuple(steps), min_answers=min_answers, max_minutes=step_minutes, labels=labels)
     usecases.load(use_case)
-    as_image = (target or chosen.target) == "registry"
+    to = target or chosen.target
+    as_image = to != "local"
     if as_image:
         images.repository(chosen, use_case)  # before anything is done: where it would go
-        if plan.steps:
+        if plan.steps and to == "registry":
             raise ReleaseError("a canary is judged by the answers of a service; --target registry releases an image")
     with exclusive(chosen.home, use_case):
-        if (settled := transaction.recover(chosen.home, use_case)) is not None:
+        if (settled := recover(chosen.home, use_case)) is not None:
             log.warning("an interrupted release was %s", settled)
             if version is None:
                 return {"use_case": use_case, "action": settled}
         wanted = releasable(use_case, version)
+        deployed = kubernetes.current(chosen, use_case) if to == "kubernetes" else None  # before anything is built
         before = registry.aliases(use_case)
         if before.get("champion") == wanted.number and not as_image:
             log.info("version %s is champion already", wanted.number)
@@ -229,8 +254,6 @@ def release(
         tag, folder = keep(use_case, wanted)
         bento = build(tag, use_case, folder)
         image = package(chosen, use_case, bento, folder) if as_image else ""
-        if before.get("champion") == wanted.number:
-            return imaged(chosen.home, use_case, wanted, image)
         pending = transaction.Transaction(
             use_case=use_case,
             action="promoted",
@@ -239,11 +262,15 @@ def release(
             reason=reason,
             bento=bento,
             image=image,
+            target=to if to == "kubernetes" else "",
+            deployed_before=asdict(deployed) if deployed else None,
             at=clock.now(chosen.home, use_case).isoformat(),
             aliases={"champion": wanted.number, "challenger": None, "previous": before.get("champion")},
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
             champion_before=transaction.champion_release(chosen.home, use_case),
         )
+        if before.get("champion") == wanted.number:
+            return imaged(chosen, pending, folder, log)
         result = carry_out(chosen, pending, folder, log, plan)
     create_markdown_artifact(
         key=f"{use_case}-release",

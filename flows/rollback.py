@@ -1,5 +1,6 @@
 """rollback: back to the previous release, whole, through the same transaction as a release."""
 
+from dataclasses import asdict
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -8,10 +9,11 @@ from bentos.runtime import clock
 from flows import usecases
 from flows.alerts import outbox
 from flows.errors import ReleaseError, StoreError
-from flows.release import carry_out, exclusive, keep, kept
+from flows.release import carry_out, exclusive, keep, kept, recover
 from flows.settings import settings
 from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, registry, transaction
+from flows.targets import kubernetes
 
 
 @flow(name="rollback", **outbox.hooks(kept))
@@ -20,29 +22,38 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
     chosen, log = settings(), get_run_logger()
     usecases.load(use_case)
     with exclusive(chosen.home, use_case):
-        if (settled := transaction.recover(chosen.home, use_case)) is not None:
+        if (settled := recover(chosen.home, use_case)) is not None:
             log.warning("an interrupted release was %s; say rollback again if you still want it", settled)
             return {"use_case": use_case, "action": settled}
-        champions = tenure.stack(history.read(chosen.home, use_case))
+        lines = history.read(chosen.home, use_case)
+        champions = tenure.stack(lines)
         if len(champions) < 2:
             raise ReleaseError(f"{use_case} has no previous release to go back to; see `bentoflow status`")
         earlier = next(
-            line
-            for line in reversed(history.read(chosen.home, use_case))
-            if line["action"] == tenure.PROMOTED and line["version"] == champions[-2]
+            line for line in reversed(lines) if line["action"] == tenure.PROMOTED and line["version"] == champions[-2]
         )
         try:
             folder = bentos.model_folder(earlier["release"])
         except StoreError:
             folder = keep(use_case, registry.get(use_case, earlier["version"]))[1]
         before = registry.aliases(use_case)
+        image = registry.get(use_case, earlier["version"]).tags.get("image", "")
+        target = tenure.target(lines, champions[-1])
+        if target and not image:
+            raise ReleaseError(
+                f"version {earlier['version']} has no image to go back to in {target}: "
+                f"`bentoflow release --version {earlier['version']} --target {target}`"
+            )
+        deployed = kubernetes.current(chosen, use_case) if target == "kubernetes" else None
         pending = transaction.Transaction(
             use_case=use_case,
             action="rolled back",
             release=earlier["release"],
             version=earlier["version"],
             bento=earlier.get("bento", ""),
-            image=registry.get(use_case, earlier["version"]).tags.get("image", ""),
+            image=image,
+            target=target,
+            deployed_before=asdict(deployed) if deployed else None,
             reason=reason,
             at=clock.now(chosen.home, use_case).isoformat(),
             aliases={

@@ -31,7 +31,9 @@ class Settings(BaseSettings):
     dask_workers: int = 2
     alerts: SecretStr = SecretStr("")  # where alerts go, see flows/alerts/channels.py: slack-webhook/oncall mailtos://…
     alert_reminder_hours: float = 24.0  # between reminders of what lasts; 0: none
-    target: Literal["local", "registry"] = "local"  # of releases that name none, automatic ones among them
+    target: Literal["local", "registry", "kubernetes"] = (
+        "local"  # of releases that name none, automatic ones among them
+    )
     registry: str = ""  # where images go, such as ghcr.io/acme: each use case is a repository below it
     registry_plain_http: bool = False  # on the loopback interface only
     registry_user: str = ""  # with the password, instead of what `docker login` or `podman login` has kept
@@ -39,6 +41,7 @@ class Settings(BaseSettings):
     image_backend: Literal["auto", "docker", "podman", "buildah"] = "auto"
     cosign_key: str = ""  # signs each pushed image; its password is COSIGN_PASSWORD, as cosign itself has it
     cosign_public_key: str = ""  # each image is verified with it before it is released or gone back to
+    kubernetes_overlay: str = ""  # folder of the kustomization that a cluster is given, with the target kubernetes
     mask_key: str | None = None  # keys the masking of personal data; generated once if unset
 
     @field_validator("home", mode="before")

@@ -31,7 +31,9 @@ class Transaction:
     aliases_before: dict[str, str | None]
     champion_before: str | None  # release tag
     bento: str = ""
-    image: str = ""  # repository@sha256:… where the target is a registry
+    image: str = ""  # repository@sha256:… where the target is not this machine
+    target: str = ""  # where the image answers: kubernetes; none if it only lies in the registry
+    deployed_before: dict[str, str] | None = None  # image and release that answered there
     committed: bool = False
     id: str = field(default_factory=lambda: uuid4().hex)
 
@@ -106,6 +108,7 @@ def switch(home: Path, pending: Transaction) -> None:
 def record(home: Path, pending: Transaction) -> None:
     """Aliases, then one line of history, then the end of the transaction."""
     image = {"image": pending.image} if pending.image else {}
+    target = {"target": pending.target} if pending.target else {}
     registry.tag(pending.use_case, pending.version, release=pending.release, bento=pending.bento, **image)
     registry.set_aliases(pending.use_case, pending.aliases)
     lines = history.read(home, pending.use_case)
@@ -120,6 +123,7 @@ def record(home: Path, pending: Transaction) -> None:
             release=pending.release,
             bento=pending.bento,
             **image,
+            **target,
             previous=pending.aliases_before.get("champion"),
             reason=pending.reason,
         )
@@ -173,6 +177,7 @@ def describe(pending: Transaction) -> dict[str, Any]:
         "version": pending.version,
         "bento": pending.bento,
         **({"image": pending.image} if pending.image else {}),
+        **({"target": pending.target} if pending.target else {}),
         "previous": pending.aliases_before.get("champion"),
         "reason": pending.reason,
     }
