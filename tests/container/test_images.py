@@ -21,19 +21,16 @@ from flows.errors import ImageError, ReleaseError
 from flows.release import release
 from flows.rollback import rollback
 from flows.settings import Settings
-from flows.stores import bentos, containers, engines, history, images, registry, tables, transaction
+from flows.stores import bentos, containers, engines, history, images, registry, transaction
 from flows.stores.containers import Container
-from flows.stores.engines import Engine
 from flows.targets import local
 from flows.targets import registry as remote
 from tests import loop
-from tests.container.conftest import PLANTED, Shipped
+from tests.container.conftest import ENGINE, PLANTED, Shipped, quiet
 from tests.container.machine import Machine, locked_registry
-from tests.servers import free_port
 
 pytestmark = [pytest.mark.container, pytest.mark.integration, pytest.mark.timeout(900)]
 
-ENGINE = Engine(builder="podman", runner="podman")
 IGNORED = ("DL3046", "SC3020", "DL3042", "DL3013", "DL3066")  # of BentoML's own template, which is not ours to edit
 LARGE = {  # packages over 20 MB, and what they are there for
     "pyarrow": "Arrow streams, and Feast imports it",
@@ -49,20 +46,6 @@ from importlib.metadata import distributions
 print(json.dumps({d.metadata["Name"]: sum(f.locate().stat().st_size for f in d.files or () if f.locate().exists())
                   for d in distributions()}))
 """
-
-
-def quiet(line: str) -> None:
-    """Progress that nobody reads."""
-
-
-@pytest.fixture(scope="module")
-def pulled(shipped: Shipped) -> images.ImageRef:
-    """The second release's image, after every local copy was removed, from the registry by its digest."""
-    shipped.machine.podman("rmi", "--all", "--force")
-    assert shipped.machine.podman("images", "--quiet") == ""
-    image = images.parsed(shipped.second["image"])
-    images.pull(Settings(), ENGINE, image, say=quiet)
-    return image
 
 
 @pytest.fixture(scope="module")
@@ -237,33 +220,6 @@ def bentos_folder(tag: str) -> str:
     import bentoml
 
     return str(bentoml.bentos.get(tag).path)
-
-
-def test_with_an_online_store_an_image_reads_features(shipped: Shipped, pulled: images.ImageRef) -> None:
-    """BENTOFLOW_ONLINE_STORE=redis://… is all that a deployment sets: the image knows its feature service."""
-    port = free_port()
-    env = {
-        "BENTOFLOW_ONLINE_STORE": shipped.redis,
-        "BENTOML_HOST": "127.0.0.1",
-        "BENTOML_HOME": "/tmp/bentoml",
-        "PORT": str(port),
-    }
-    options = [*containers.HARDENED, "--network=host", *(f"--env={k}={v}" for k, v in env.items())]
-    name = shipped.machine.podman("run", "--detach", *options, str(pulled)).strip()
-    try:
-        containers.await_ready(ENGINE, name, f"http://127.0.0.1:{port}")
-        known = httpx.post(f"http://127.0.0.1:{port}/predict", json={"user_id": known_user(shipped)}, timeout=20)
-        assert known.status_code == 200, known.text
-        assert known.json()["event_time"] is not None
-    finally:
-        shipped.machine.podman("rm", "--force", name)
-
-
-def known_user(shipped: Shipped) -> int:
-    """Some customer of the feed."""
-    folder = shipped.home / "snapshots" / "churn"
-    snapshot = manifest.load(bentos.model_folder(shipped.second["release"])).snapshot
-    return int(tables.read_snapshot(folder, snapshot)["user_id"].iloc[0])
 
 
 def test_a_signature_is_verified_where_a_key_is_set(

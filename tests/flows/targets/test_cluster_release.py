@@ -62,9 +62,11 @@ def test_what_was_killed_on_its_way_is_taken_back(
     def killed(home: Path, pending: transaction.Transaction) -> None:
         raise SystemExit(137)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    version = another().number
+    with monkeypatch.context() as patch:
         patch.setattr(transaction, "commit", killed)
-        release("churn", another().number, target="kubernetes")
+        with pytest.raises(SystemExit):
+            release("churn", version, target="kubernetes")
     assert running.image("churn-service") != image
     with monkeypatch.context() as patch:
         patch.setenv("KUBECONFIG", str(released / "none"))
