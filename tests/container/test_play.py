@@ -95,25 +95,25 @@ def played(shipped: Shipped, pulled: images.ImageRef) -> Iterator[Played]:
     rendered = given(shipped, pulled)
     probe = workload.deployment(rendered)["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["httpGet"]
     made = playable(rendered, port)
+    group = workload.deployment(made)["spec"]["template"]["spec"]["securityContext"]["fsGroup"]
     file = machine.folder / "play.yaml"
     file.write_text(yaml.safe_dump_all(made))
-    pod = f"{workload.deployment(made)['metadata']['name']}-pod"
     machine.podman("network", "create", NETWORK)
     try:
         for name in VOLUMES:  # podman leaves out fsGroup
             machine.podman("volume", "create", name)
             folder = Path(machine.podman("volume", "inspect", "--format", "{{.Mountpoint}}", name).strip())
-            shutil.chown(
-                folder, group=workload.deployment(made)["spec"]["template"]["spec"]["securityContext"]["fsGroup"]
-            )
+            shutil.chown(folder, group=group)
             folder.chmod(0o2770)
         with features(machine, shipped.redis, pulled) as url:
-            secret = machine.folder / "secret.yaml"
-            secret.write_text(yaml.safe_dump({"url": b64encode(url.encode()).decode()}))
+            secret = machine.folder / "secret.json"
+            secret.write_text(json.dumps({"url": b64encode(url.encode()).decode()}))
             machine.podman("secret", "create", "online-store", str(secret))
             started = time.monotonic()
             machine.podman("kube", "play", f"--network={NETWORK}", str(file))
-            container = f"{pod}-service"
+            (container,) = [
+                name for name in machine.podman("ps", "--format={{.Names}}").split() if name.endswith("-service")
+            ]
             containers.await_ready(ENGINE, container, f"http://127.0.0.1:{port}")
             url = f"http://127.0.0.1:{port}"
             assert httpx.get(f"{url}{probe['path']}", timeout=20).status_code == 200
@@ -121,7 +121,7 @@ def played(shipped: Shipped, pulled: images.ImageRef) -> Iterator[Played]:
                 workload.deployment(made), Container(name=container, url=url, ready_s=time.monotonic() - started)
             )
     finally:
-        machine.podman("pod", "rm", "--force", "--time=0", pod, check=False)
+        machine.podman("pod", "rm", "--all", "--force", "--time=0", check=False)
         machine.podman("secret", "rm", "online-store", check=False)
         machine.podman("volume", "rm", "--force", *VOLUMES, check=False)
         machine.podman("network", "rm", "--force", NETWORK, check=False)
