@@ -13,7 +13,7 @@ from flows.errors import ClusterError, ReleaseError
 from flows.settings import Settings
 from flows.steps.rollouts import workload
 from flows.steps.rollouts.workload import Deployed
-from flows.targets import kubernetes
+from flows.targets import kubernetes, local
 from flows.walk import Plan
 from tests import servers
 from tests.flows.targets import cluster
@@ -26,6 +26,7 @@ FIRST, SECOND = (
     Deployed(image=f"registry.example.org/churn@sha256:{digit * 64}", release=f"churn:v{digit}-{digit * 8}")
     for digit in "12"
 )
+SMOKE = local.smoke  # as it is before the homes of other tests are made, which ask nobody for the rest of the session
 QUICK = Plan(steps=(10, 100), min_answers=100, max_minutes=0.1, poll_s=0.05)
 SCORES = {FIRST: [0.25, 0.5], SECOND: [0.125, 0.75]}
 
@@ -81,6 +82,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """An empty cluster that kubectl knows, and the pods of two images."""
+    monkeypatch.setattr(local, "smoke", SMOKE)
     with ExitStack() as stack:
         pods = {wanted: Pods(wanted, scores) for wanted, scores in SCORES.items()}
         urls = {wanted.image: stack.enter_context(servers.http(pod.answer)) for wanted, pod in pods.items()}
