@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -20,13 +20,11 @@ from bentos.runtime.scoring import manifest
 from flows import servers, usecases, walk
 from flows.alerts import outbox
 from flows.errors import GateError, ReleaseError
-from flows.settings import Settings, settings
+from flows.settings import Settings, Target, settings
 from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, images, lineage, locks, registry, transaction
 from flows.targets import local, placement
 from flows.targets import registry as remote
-
-Target = Literal["local", "registry", "compose", "sagemaker", "vertex"]
 
 
 class Busy(ReleaseError):
@@ -155,11 +153,11 @@ def carry_out(
         checkpoint("staged")
         log.info(verify(chosen, pending, folder))
         checkpoint("smoked")
-        if plan is not None and plan.steps and pending.champion_before is not None:
-            if place is not None:
-                place.walk(chosen, pending, plan, say=log.info, checkpoint=checkpoint)
-            else:
-                walk.walk(chosen, pending, plan, log, checkpoint)
+        steps = plan if plan is not None and pending.champion_before is not None else walk.Plan()
+        if place is not None:
+            place.walk(chosen, pending, folder, steps, say=log.info, checkpoint=checkpoint)
+        elif steps.steps:
+            walk.walk(chosen, pending, steps, log, checkpoint)
     except BaseException as error:  # Ctrl-C too
         if place is not None:
             place.revert(chosen, pending, say=log.info)
@@ -175,18 +173,20 @@ def carry_out(
     return transaction.describe(done)
 
 
-def imaged(home: Path, pending: transaction.Transaction, champion: registry.Version) -> dict[str, Any]:
-    """Record the image that a champion was given after its release, and where it runs."""
-    use_case, image = pending.use_case, pending.image
-    target = {"target": pending.target} if pending.target else {}
-    moved = bool(target) and tenure.target(history.read(home, use_case)) != pending.target
-    same = champion.tags.get("image") == image and not moved
-    if not same:
-        facts = {"version": champion.number, "release": champion.tags.get("release"), "image": image, **target}
-        history.append(home, use_case, tenure.IMAGED, at=clock.now(home, use_case), **facts)
-        registry.tag(use_case, champion.number, image=image)
-    action = "unchanged" if same else "imaged"
-    return {"use_case": use_case, "action": action, "version": champion.number, "image": image}
+def imaged(chosen: Settings, pending: transaction.Transaction, folder: Path, log: Any) -> dict[str, Any]:
+    """Give a champion the image that it was released without, and bring it to its target; nothing else moves."""
+    use_case, number, place = pending.use_case, pending.version, placement.of(pending)
+    moved = False
+    if place is not None:
+        moved = placement.bring(place, chosen, pending, folder, say=log.info, checkpoint=checkpoint)
+        moved |= tenure.target(history.read(chosen.home, use_case)) != pending.target
+    if changed := moved or registry.get(use_case, number).tags.get("image") != pending.image:
+        facts = {"version": number, "release": pending.release, "image": pending.image}
+        facts |= {"target": pending.target} if pending.target else {}
+        history.append(chosen.home, use_case, tenure.IMAGED, at=clock.now(chosen.home, use_case), **facts)
+        registry.tag(use_case, number, image=pending.image)
+    action = "imaged" if changed else "unchanged"
+    return {"use_case": use_case, "action": action, "version": number, "image": pending.image}
 
 
 def kept(use_case: str, run: FlowRun, error: object) -> None:
@@ -216,8 +216,9 @@ def release(
     """Release a version (default: the challenger) whose gates said PROMOTE; a worse one never gets this far.
 
     `target` is `local`, a service on this machine, `registry`, an image in BENTOFLOW_REGISTRY by its digest, or
-    `compose`, that image in the stack of infra/compose; the default is BENTOFLOW_TARGET. A champion without an image
-    gets one, and its place in the stack.
+    a place that runs that image: `compose`, the stack of infra/compose; `kubernetes`, the cluster of
+    BENTOFLOW_KUBERNETES_OVERLAY; `sagemaker` or `vertex`. The default is BENTOFLOW_TARGET. A champion without an image
+    gets one, and its place.
 
     With `steps`, such as 1, 10, 50, 100, it answers that percentage of entities first, each step until `min_answers`
     rows came or `step_minutes` are over, and is judged on errors, latency, scores and, where `labels` (parquet with
@@ -231,9 +232,7 @@ def release(
     as_image, place = to != "local", placement.PLACES.get(to)
     if as_image:
         images.repository(chosen, use_case)  # before anything is done: where it would go
-        if place is not None:
-            place.check(chosen, use_case)
-        elif plan.steps:
+        if place is None and plan.steps:
             raise ReleaseError("a canary is judged by the answers of a service; --target registry releases an image")
     with exclusive(chosen.home, use_case):
         if (settled := placement.recover(chosen, use_case)) is not None:
@@ -241,6 +240,7 @@ def release(
             if version is None:
                 return {"use_case": use_case, "action": settled}
         wanted = releasable(use_case, version)
+        deployed = place.check(chosen, use_case, plan.steps) if place is not None else None  # before anything is built
         before = registry.aliases(use_case)
         if before.get("champion") == wanted.number and not as_image:
             log.info("version %s is champion already", wanted.number)
@@ -257,15 +257,14 @@ def release(
             bento=bento,
             image=image,
             target=to if place is not None else "",
+            deployed_before=deployed,
             at=clock.now(chosen.home, use_case).isoformat(),
             aliases={"champion": wanted.number, "challenger": None, "previous": before.get("champion")},
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
             champion_before=transaction.champion_release(chosen.home, use_case),
         )
         if before.get("champion") == wanted.number:
-            if place is not None:
-                place.bring(chosen, pending, folder, say=log.info)
-            return imaged(chosen.home, pending, wanted)
+            return imaged(chosen, pending, folder, log)
         result = carry_out(chosen, pending, folder, log, plan)
     create_markdown_artifact(
         key=f"{use_case}-release",

@@ -42,6 +42,7 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
                 f"version {earlier['version']} was champion before it had an image, and {target} runs images: "
                 "train, and release a better one"
             )
+        deployed = placement.PLACES[target].check(chosen, use_case, ()) if target else None
         before = registry.aliases(use_case)
         pending = transaction.Transaction(
             use_case=use_case,
@@ -51,6 +52,7 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
             bento=earlier.get("bento", ""),
             image=image,
             target=target,
+            deployed_before=deployed,
             reason=reason,
             at=clock.now(chosen.home, use_case).isoformat(),
             aliases={

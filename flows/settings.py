@@ -9,6 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.environment import ROOT
 
+Target = Literal["local", "registry", "compose", "kubernetes", "sagemaker", "vertex"]  # where a release goes
+
 
 class Settings(BaseSettings):
     """Every variable is prefixed BENTOFLOW_, for example BENTOFLOW_HOME.
@@ -33,9 +35,7 @@ class Settings(BaseSettings):
     dask_workers: int = 2
     alerts: SecretStr = SecretStr("")  # where alerts go, see flows/alerts/channels.py: slack-webhook/oncall mailtos://…
     alert_reminder_hours: float = 24.0  # between reminders of what lasts; 0: none
-    target: Literal["local", "registry", "compose", "sagemaker", "vertex"] = (
-        "local"  # of releases that name none, automatic ones among them
-    )
+    target: Target = "local"  # of releases that name none, automatic ones among them
     registry: str = ""  # where images go, such as ghcr.io/acme: each use case is a repository below it
     registry_plain_http: bool = False  # on the loopback interface only
     registry_user: str = ""  # with the password, instead of what `docker login` or `podman login` has kept
@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     vertex_token: SecretStr = SecretStr("")  # OAuth access token; without it `gcloud` is asked for one
     hosted_instances: int = 2  # machines of an endpoint of SageMaker or Vertex
     hosted_online_store: SecretStr = SecretStr("")  # redis://… for them; who may describe their models can read it
+    kubernetes_overlay: str = ""  # folder of the kustomization that a cluster is given, with the target kubernetes
     mask_key: str | None = None  # keys the masking of personal data; generated once if unset
 
     @field_validator("home", mode="before")

@@ -1,11 +1,12 @@
 """The flows, by their verbs."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from flows.cli.options import AsOf, Reason, UseCase, show
+from flows.settings import Target
 
 app = typer.Typer()
 
@@ -49,7 +50,7 @@ def release(
     step_minutes: Annotated[float, typer.Option(min=0, help="how long a step waits for them at most")] = 60.0,
     labels: Annotated[str | None, typer.Option(help="parquet with request_id and label, for early quality")] = None,
     target: Annotated[
-        str | None, typer.Option(help="local, or registry: an image (default: BENTOFLOW_TARGET, else local)")
+        str | None, typer.Option(help=f"one of {', '.join(get_args(Target))} (default: BENTOFLOW_TARGET, else local)")
     ] = None,
 ) -> None:
     """Release a version whose gates said PROMOTE, at once or as a canary that is judged step by step."""

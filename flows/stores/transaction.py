@@ -31,8 +31,9 @@ class Transaction:
     aliases_before: dict[str, str | None]
     champion_before: str | None  # release tag
     bento: str = ""
-    image: str = ""  # repository@sha256:… where the target is a registry
+    image: str = ""  # repository@sha256:… where the target is not this machine
     target: str = ""  # that runs the image, such as compose; none where nothing but the rollout file moves
+    deployed_before: dict[str, str] | None = None  # what the target ran, as far as it needs that to go back
     committed: bool = False
     id: str = field(default_factory=lambda: uuid4().hex)
 
@@ -176,6 +177,7 @@ def describe(pending: Transaction) -> dict[str, Any]:
         "version": pending.version,
         "bento": pending.bento,
         **({"image": pending.image} if pending.image else {}),
+        **({"target": pending.target} if pending.target else {}),
         "previous": pending.aliases_before.get("champion"),
         "reason": pending.reason,
     }

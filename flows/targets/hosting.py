@@ -19,6 +19,7 @@ from flows.stores.containers import ENVIRONMENT
 from flows.stores.engines import Say
 from flows.stores.transaction import Transaction
 from flows.targets import golden
+from flows.walk import Plan
 
 PORT = 8080  # where SageMaker asks, and Vertex unless told otherwise
 UP_S, POLL_S = 1800.0, 5.0
@@ -47,9 +48,17 @@ class Place:
 
     connect: Callable[[Settings], Host]
 
-    def check(self, chosen: Settings, use_case: str) -> None:
-        """Before anything is done: whether the host is known."""
+    def check(self, chosen: Settings, use_case: str, steps: Sequence[int]) -> None:
+        """Before anything is done: whether the host is known; a canary is judged by counters that these do not show."""
+        if steps:
+            raise ReleaseError(
+                "SageMaker and Vertex take no canary: they show no counters of one release; leave it out"
+            )
         self.connect(chosen)
+
+    def runs(self, chosen: Settings, pending: Transaction) -> bool:
+        """Whether all of the endpoint is answered by the release."""
+        return self.connect(chosen).runs(endpoint(pending.use_case), model(pending))
 
     def stage(self, chosen: Settings, pending: Transaction, folder: Path, *, say: Say) -> str:
         """Run the release as the candidate and ask it for its golden rows; says so, or ReleaseError."""
@@ -62,9 +71,8 @@ class Place:
         seen = f"{asked.check(answers, pending.release)} golden rows answered exactly by {pending.image} at {at}"
         return f"{seen}{', its signature verified' if signed else ''}"
 
-    def walk(self, chosen: Settings, pending: Transaction, plan: Any, **how: Any) -> None:
-        """A canary is judged by counters that these hosts do not show: ReleaseError."""
-        raise ReleaseError("SageMaker and Vertex take no canary: they show no counters of one release; leave it out")
+    def walk(self, chosen: Settings, pending: Transaction, folder: Path, plan: Plan, **how: Any) -> None:
+        """Nothing: no steps can be taken, and the endpoint moves after the commit."""
 
     def switch(self, chosen: Settings, pending: Transaction, *, say: Say) -> None:
         """Put the release in charge, and take the candidate away."""
@@ -78,17 +86,6 @@ class Place:
         """Take the candidate away; what is in charge was not touched."""
         self.connect(chosen).remove(candidate(pending.use_case))
         say(f"{candidate(pending.use_case)} is removed")
-
-    def bring(self, chosen: Settings, pending: Transaction, folder: Path, *, say: Say) -> None:
-        """Bring what is champion already to where it is to run; all is as before if it does not answer there."""
-        if self.connect(chosen).runs(endpoint(pending.use_case), model(pending)):
-            return
-        try:
-            say(self.stage(chosen, pending, folder, say=say))
-        except BaseException:
-            self.revert(chosen, pending, say=say)
-            raise
-        self.switch(chosen, pending, say=say)
 
 
 def endpoint(use_case: str) -> str:

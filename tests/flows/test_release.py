@@ -18,6 +18,7 @@ from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, images, locks, registry, transaction
 from flows.targets import local, placement
 from flows.targets import registry as remote
+from flows.walk import Plan
 from tests.flows.conftest import Bases, at_home, champion, copied
 
 
@@ -333,14 +334,22 @@ class Place:
         if step == self.fails:
             raise StackError(f"no {step}")
 
-    def check(self, chosen: Any, use_case: str) -> None:
+    def check(self, chosen: Any, use_case: str, steps: Any) -> None:
         """It is there."""
+
+    def runs(self, chosen: Any, pending: transaction.Transaction) -> bool:
+        """Whether it answers."""
+        return self.answers == pending.image
 
     def stage(self, chosen: Any, pending: transaction.Transaction, folder: Path, **_: Any) -> str:
         """Beside what answers."""
         self.beside = pending.image
         self._try("stage")
         return "fine"
+
+    def walk(self, chosen: Any, pending: transaction.Transaction, folder: Path, plan: Plan, **_: Any) -> None:
+        """Its steps."""
+        self._try("walk")
 
     def switch(self, chosen: Any, pending: transaction.Transaction, **_: Any) -> None:
         """In charge."""
@@ -352,17 +361,12 @@ class Place:
         self._try("revert")
         self.beside = ""
 
-    def bring(self, chosen: Any, pending: transaction.Transaction, folder: Path, **_: Any) -> None:
-        """What is champion already."""
-        self._try("bring")
-        self.answers = pending.image
-
 
 @pytest.fixture
 def place(released: Path, verified: list[str], monkeypatch: pytest.MonkeyPatch) -> Place:
     """The place that the target compose means; the champion of the home runs there."""
     found = Place()
-    monkeypatch.setitem(placement.PLACES, "compose", found)  # type: ignore[arg-type]
+    monkeypatch.setitem(placement.PLACES, "compose", found)
     assert release("churn", "1", target="compose")["action"] == "imaged"
     return found
 
@@ -389,10 +393,11 @@ def test_what_runs_there_already_is_not_recorded_twice(released: Path, place: Pl
 def test_a_release_that_does_not_answer_leaves_all_as_it_was(released: Path, place: Place) -> None:
     """Place, aliases and rollout file are as before, and nothing is under way."""
     before, answers, version = state(released), place.answers, another().number
-    place.fails = "stage"
-    with pytest.raises(StackError, match="no stage"):
-        release("churn", version, target="compose")
-    assert (state(released), place.answers, place.beside) == (before, answers, "")
+    for step in ("stage", "walk"):
+        place.fails = step
+        with pytest.raises(StackError, match=f"no {step}"):
+            release("churn", version, target="compose")
+        assert (state(released), place.answers, place.beside) == (before, answers, "")
 
 
 def test_a_place_that_fails_after_the_commit_is_completed_later(released: Path, place: Place) -> None:
