@@ -29,7 +29,7 @@ from flows.settings import Settings
 from flows.stores import bentos, composition, containers, registry, transaction
 from flows.stores.composition import Stack
 from flows.stores.containers import Container
-from flows.targets import compose, counters
+from flows.targets import counters
 from tests.bentos.conftest import wait_for
 from tests.container.conftest import Shipped
 from tests.container.machine import Machine
