@@ -66,7 +66,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _server(error: BaseException) -> ServerError | None:
     driver, text = type(error).__module__.partition(".")[0], _short(error)
     if isinstance(error, BucketError):
-        return ServerError(text)
+        return ServerError(str(error))
     errors, what, variables = DRIVERS.get(driver, (set(), "", ()))
     if errors & {kind.__name__ for kind in type(error).__mro__}:
         return _failed(what, variables, text)
@@ -78,7 +78,7 @@ def _server(error: BaseException) -> ServerError | None:
 def _failed(what: str, variables: tuple[str, ...], text: str) -> ServerError:
     """The error of a server, with the settings that lead to it as far as they are set; never a password."""
     places = [f"{name}: {_place(os.environ[name])}" for name in variables if "://" in os.environ.get(name, "")]
-    return ServerError(f"{what} failed ({'; '.join(places) or ', '.join(variables)}): {text}. {AGAIN}")
+    return ServerError(f"{what} failed ({'; '.join(places) or ', '.join(variables)}): {text}; {AGAIN}")
 
 
 def _place(url: str) -> str:
