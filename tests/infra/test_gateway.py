@@ -15,6 +15,7 @@ import pytest
 
 from flows.stores import composition
 from tests import servers
+from tests.bentos.conftest import wait_for
 from tests.infra.gateway import KEYS, Gateway, releases, running
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -191,7 +192,12 @@ def test_the_log_has_lines_that_programs_read_and_no_key(gateway: Gateway) -> No
     """JSON with the client's name, who answered and how long it took."""
     composition.lead(gateway.stack, 0)
     arms(gateway, 1)
+
+    def last() -> tuple[str, str, int]:  # of the requests; nginx writes a line after it has answered
+        lines = [line for line in gateway.log.read_text().splitlines() if '"path":"/predict"' in line]
+        found = json.loads(lines[-1])
+        return found["client"], found["arm"], found["status"]
+
+    wait_for(lambda: last() == ("c10", "service", 200), seconds=10, what="the line of the last request")
     text = gateway.log.read_text()
-    line = json.loads([line for line in text.splitlines() if '"path":"/predict"' in line][-1])
-    assert (line["client"], line["arm"], line["status"]) == ("c10", "service", 200)
     assert not [key for key in KEYS if key in text]
