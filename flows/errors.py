@@ -53,3 +53,7 @@ class ImageError(ReleaseError):
 
 class StackError(ReleaseError):
     """A composed stack is not there, is not this use case's, or does not do what it was asked."""
+
+
+class ClusterError(ReleaseError):
+    """A cluster could not be reached, refused what was applied, or does not run it."""

@@ -1,5 +1,6 @@
 """rollback: back to the previous release, whole, through the same transaction as a release."""
 
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -13,6 +14,7 @@ from flows.settings import settings
 from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, registry, transaction
 from flows.targets import placement
+from flows.walk import Plan
 
 
 @flow(name="rollback", **outbox.hooks(kept))
@@ -61,7 +63,8 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
             champion_before=transaction.champion_release(chosen.home, use_case),
         )
-        return carry_out(chosen, pending, folder, log)
+        deployed = placement.of(pending).check(chosen, use_case, Plan())
+        return carry_out(chosen, replace(pending, deployed_before=deployed), folder, log)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.environment import ROOT
 
+Target = Literal["local", "registry", "compose", "kubernetes", "sagemaker", "vertex"]  # where releases go
+
 
 class Settings(BaseSettings):
     """Every variable is prefixed BENTOFLOW_, for example BENTOFLOW_HOME.
@@ -33,9 +35,7 @@ class Settings(BaseSettings):
     dask_workers: int = 2
     alerts: SecretStr = SecretStr("")  # where alerts go, see flows/alerts/channels.py: slack-webhook/oncall mailtos://…
     alert_reminder_hours: float = 24.0  # between reminders of what lasts; 0: none
-    target: Literal["local", "registry", "compose", "sagemaker", "vertex"] = (
-        "local"  # of releases that name none, automatic ones among them
-    )
+    target: Target = "local"  # of releases that name none, automatic ones among them
     registry: str = ""  # where images go, such as ghcr.io/acme: each use case is a repository below it
     registry_plain_http: bool = False  # on the loopback interface only
     registry_user: str = ""  # with the password, instead of what `docker login` or `podman login` has kept
@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     cosign_key: str = ""  # signs each pushed image; its password is COSIGN_PASSWORD, as cosign itself has it
     cosign_public_key: str = ""  # each image is verified with it before it is released or gone back to
     compose: Path = ROOT / "infra" / "compose"  # folder of the compose.yaml and .env of the target compose
+    kubernetes_overlay: str = ""  # folder of the kustomization that a cluster is given, with the target kubernetes
     sagemaker_role: str = ""  # ARN of the role that endpoints run with, for the target sagemaker
     sagemaker_instance: str = "ml.m5.large"
     vertex_project: str = ""  # for the target vertex

@@ -116,7 +116,7 @@ def awaited(endpoint: str, process: "subprocess.Popen[bytes]", seconds: float = 
 
 @contextmanager
 def http(answer: Callable[[str, dict[str, str]], Answer]) -> Iterator[str]:
-    """The base URL of an HTTP server that answers a GET of (path with query, headers) with (status, body)."""
+    """The base URL of an HTTP server that answers a GET or POST of (path with query, headers) with (status, body)."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -127,11 +127,23 @@ def http(answer: Callable[[str, dict[str, str]], Answer]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body.encode())
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    with served(Handler) as url:
+        yield url
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The base URL of a server of that handler, each request in a thread of its own."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=[0.05], daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"

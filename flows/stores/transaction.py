@@ -19,10 +19,10 @@ from flows.stores import history, registry
 
 @dataclass(frozen=True, kw_only=True)
 class Transaction:
-    """A change of champion under way: to which release, and what was before."""
+    """A change of champion under way, or of where the champion runs: to which release, and what was before."""
 
     use_case: str
-    action: Literal["promoted", "rolled back"]
+    action: Literal["promoted", "rolled back", "imaged"]
     release: str
     version: str
     reason: str
@@ -31,8 +31,9 @@ class Transaction:
     aliases_before: dict[str, str | None]
     champion_before: str | None  # release tag
     bento: str = ""
-    image: str = ""  # repository@sha256:… where the target is a registry
+    image: str = ""  # repository@sha256:… where the target is not this machine
     target: str = ""  # that runs the image, such as compose; none where nothing but the rollout file moves
+    deployed_before: dict[str, str] | None = None  # what answered there, where a revert has to be told
     committed: bool = False
     id: str = field(default_factory=lambda: uuid4().hex)
 
@@ -176,6 +177,7 @@ def describe(pending: Transaction) -> dict[str, Any]:
         "version": pending.version,
         "bento": pending.bento,
         **({"image": pending.image} if pending.image else {}),
+        **({"target": pending.target} if pending.target else {}),
         "previous": pending.aliases_before.get("champion"),
         "reason": pending.reason,
     }

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bentos.runtime.scoring import manifest
 from flows.errors import ReleaseError
 from flows.settings import Settings
 from flows.stores import images
@@ -19,6 +18,7 @@ from flows.stores.containers import ENVIRONMENT
 from flows.stores.engines import Say
 from flows.stores.transaction import Transaction
 from flows.targets import golden
+from flows.walk import Plan
 
 PORT = 8080  # where SageMaker asks, and Vertex unless told otherwise
 UP_S, POLL_S = 1800.0, 5.0
@@ -47,29 +47,35 @@ class Place:
 
     connect: Callable[[Settings], Host]
 
-    def check(self, chosen: Settings, use_case: str) -> None:
-        """Before anything is done: whether the host is known."""
+    def check(self, chosen: Settings, use_case: str, plan: Plan) -> None:
+        """Whether the host is known; ReleaseError if there are steps, which are judged by counters that none shows."""
         self.connect(chosen)
+        if plan.steps:
+            raise ReleaseError("SageMaker and Vertex take no canary: they show no counters of one release")
+
+    def runs(self, chosen: Settings, pending: Transaction) -> bool:
+        """Whether all of the endpoint is answered by the release."""
+        return self.connect(chosen).runs(endpoint(pending.use_case), model(pending))
 
     def stage(self, chosen: Settings, pending: Transaction, folder: Path, *, say: Say) -> str:
         """Run the release as the candidate and ask it for its golden rows; says so, or ReleaseError."""
         host, at = self.connect(chosen), candidate(pending.use_case)
         signed = images.check_signature(chosen, images.parsed(pending.image), say=say)
         host.run(at, model(pending), pending.image)
-        asked = golden.read(folder, manifest.load(folder).entity)
+        asked = golden.read(folder)
         rows = [keys | given for keys, given in zip(asked.keys, asked.features, strict=True)]
         answers = [found for i in range(0, len(rows), ROWS) for found in host.ask(at, rows[i : i + ROWS])]
-        seen = f"{asked.check(answers, pending.release)} golden rows answered exactly by {pending.image} at {at}"
-        return f"{seen}{', its signature verified' if signed else ''}"
+        return golden.told(asked.check(answers, pending.release), by=f"{pending.image} at {at}", signed=signed)
 
-    def walk(self, chosen: Settings, pending: Transaction, plan: Any, **how: Any) -> None:
-        """A canary is judged by counters that these hosts do not show: ReleaseError."""
-        raise ReleaseError("SageMaker and Vertex take no canary: they show no counters of one release; leave it out")
+    def walk(
+        self, chosen: Settings, pending: Transaction, plan: Plan, *, say: Say, checkpoint: Callable[[str], None]
+    ) -> None:
+        """There is no canary."""
 
     def switch(self, chosen: Settings, pending: Transaction, *, say: Say) -> None:
         """Put the release in charge, and take the candidate away."""
         host, at, name = self.connect(chosen), endpoint(pending.use_case), model(pending)
-        if not host.runs(at, name):
+        if not self.runs(chosen, pending):
             host.run(at, name, pending.image)
             say(f"{at} answers with {name}")
         host.remove(candidate(pending.use_case))
@@ -78,17 +84,6 @@ class Place:
         """Take the candidate away; what is in charge was not touched."""
         self.connect(chosen).remove(candidate(pending.use_case))
         say(f"{candidate(pending.use_case)} is removed")
-
-    def bring(self, chosen: Settings, pending: Transaction, folder: Path, *, say: Say) -> None:
-        """Bring what is champion already to where it is to run; all is as before if it does not answer there."""
-        if self.connect(chosen).runs(endpoint(pending.use_case), model(pending)):
-            return
-        try:
-            say(self.stage(chosen, pending, folder, say=say))
-        except BaseException:
-            self.revert(chosen, pending, say=say)
-            raise
-        self.switch(chosen, pending, say=say)
 
 
 def endpoint(use_case: str) -> str:

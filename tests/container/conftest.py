@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from flows.release import release
-from flows.stores import registry, transaction
+from flows.settings import Settings
+from flows.stores import images, registry, transaction
+from flows.stores.engines import Engine
 from tests import loop, servers
 from tests.container.machine import Machine, machine, require
 from tests.flows.conftest import at_home, feed, prefect_api, use  # noqa: F401  # two of them are fixtures
 
 AS_OF = datetime(1998, 1, 1, tzinfo=UTC)
+ENGINE = Engine(builder="podman", runner="podman")
 PLANTED = "opensesame-42"  # the password of a package index, which must get nowhere
 INDEX = f"https://builder:{PLANTED}@packages.invalid/simple"
 
@@ -93,6 +96,20 @@ def shipped(trained: tuple[Path, str], served: Machine) -> Shipped:
     second = release("churn", "2", target="registry", reason="better")
     assert done.returncode == 137, done.stderr[-3000:]
     return Shipped(home, served, url, first, second, killed, made(served) == before)
+
+
+@pytest.fixture(scope="session")
+def pulled(shipped: Shipped) -> images.ImageRef:
+    """The second release's image, after every local copy was removed, from the registry by its digest."""
+    shipped.machine.podman("rmi", "--all", "--force")
+    assert shipped.machine.podman("images", "--quiet") == ""
+    image = images.parsed(shipped.second["image"])
+    images.pull(Settings(), ENGINE, image, say=quiet)
+    return image
+
+
+def quiet(line: str) -> None:
+    """Progress that nobody reads."""
 
 
 def made(served: Machine) -> list[str]:

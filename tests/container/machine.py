@@ -21,7 +21,10 @@ from tests.servers import awaited, free_port
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("podman", "runc", "conmon", "docker-registry", "mmdebstrap", "iptables", "hadolint")
-HELPERS = ("/usr/lib/podman/netavark", "/usr/libexec/podman/netavark")
+HELPERS = {  # which podman looks for where its own configuration says
+    "netavark": ("/usr/lib/podman/netavark", "/usr/libexec/podman/netavark"),
+    "catatonit": ("/usr/libexec/podman/catatonit", "/usr/lib/podman/catatonit", "/usr/bin/catatonit"),
+}
 SUITE, PYTHON = "bookworm", (3, 11)
 RECIPE = [
     "--variant=minbase",
@@ -80,7 +83,7 @@ class Machine:
 def missing() -> str:
     """What of the tools is not there; empty if all are."""
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
-    lacking += [] if any(Path(helper).exists() for helper in HELPERS) else ["netavark"]
+    lacking += [name for name, places in HELPERS.items() if not any(Path(place).exists() for place in places)]
     lacking += [] if os.geteuid() == 0 else ["root (for overlay mounts and a bridge without further set-up)"]
     lacking += [] if sys.version_info[:2] == PYTHON else ["Python 3.11 (of the stand-in base image)"]
     return ", ".join(lacking)
@@ -135,6 +138,7 @@ def machine(folder: Path) -> Iterator[Machine]:
             put_base(served)
             yield served
     finally:
+        served.podman("pod", "rm", "--all", "--force", check=False)
         served.podman("rm", "--all", "--force", "--volumes", check=False)
         served.podman("rmi", "--all", "--force", check=False)
         os.environ.clear()
