@@ -48,7 +48,8 @@ class Local(Follower):
         self, chosen: Settings, pending: Transaction, plan: Plan, *, say: Say, checkpoint: Callable[[str], None]
     ) -> None:
         """By shares of entities, judged by the journal too."""
-        walk.walk(chosen, pending, plan, say=say, checkpoint=checkpoint)
+        if plan.steps:
+            walk.walk(chosen, pending, plan, say=say, checkpoint=checkpoint)
 
 
 class Registry(Follower):

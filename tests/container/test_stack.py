@@ -29,7 +29,7 @@ from flows.settings import Settings
 from flows.stores import bentos, composition, containers, registry, transaction
 from flows.stores.composition import Stack
 from flows.stores.containers import Container
-from flows.targets import compose
+from flows.targets import compose, counters
 from tests.bentos.conftest import wait_for
 from tests.container.conftest import Shipped
 from tests.container.machine import Machine
@@ -264,7 +264,7 @@ def test_releases_change_places_and_no_request_is_lost(shipped: Shipped, running
     assert load.failures == []
     kept = {r["request_id"] for r in journal.scan(running.stack.data / "home" / "journal" / "churn")}
     assert {name for _, name in load.answers} <= kept
-    counted = compose.figures(running.stack.url("service"))
+    counted = counters.of_release(running.stack.url("service"))
     assert 0 < counted.answered <= len(load.answers)
     assert counted.failed == 0
     assert counted.parts == counted.within[-1][1]

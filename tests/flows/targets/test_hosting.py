@@ -18,6 +18,7 @@ from flows.errors import ReleaseError
 from flows.settings import Settings
 from flows.stores.transaction import Transaction
 from flows.targets import hosting, sagemaker, vertex
+from flows.walk import Plan
 from tests import servers
 from tests.bentos.conftest import answers, make_release, save_release, serving, set_clock, wait_for
 from tests.flows.targets import hosts
@@ -157,8 +158,8 @@ def test_every_step_may_be_done_again(hosted: Hosted) -> None:
         hosted.stage(FIRST)
     for _ in range(2):
         hosted.switch(FIRST)
-    hosted.place.bring(SETTINGS, FIRST, hosted.folder, say=hosted.said.append)
-    assert hosted.in_charge(FIRST)
+    assert hosted.place.runs(SETTINGS, FIRST)
+    assert not hosted.place.runs(SETTINGS, SECOND)
     made = [call for call in hosted.stand_in.calls if call in ("CreateModel", "upload_model")]
     assert len(made) == 1
     hosted.stage(SECOND)
@@ -170,17 +171,12 @@ def test_every_step_may_be_done_again(hosted: Hosted) -> None:
     assert len(made) == 2
 
 
-def test_a_champion_is_brought_there(hosted: Hosted) -> None:
-    """What is champion already is asked and put in charge where nothing was."""
-    hosted.place.bring(SETTINGS, FIRST, hosted.folder, say=hosted.said.append)
-    assert hosted.in_charge(FIRST)
-    assert hosted.said[0].startswith("2 golden rows answered exactly")
-
-
 def test_a_canary_is_refused(hosted: Hosted) -> None:
-    """Before anything is moved."""
+    """Before anything is built or moved; without steps there is nothing to refuse, and nothing that revert is told."""
     with pytest.raises(ReleaseError, match="take no canary"):
-        hosted.place.walk(SETTINGS, SECOND, None)
+        hosted.place.check(SETTINGS, "churn", Plan(steps=(10, 100)))
+    assert hosted.place.check(SETTINGS, "churn", Plan()) is None  # type: ignore[func-returns-value]
+    assert hosted.stand_in.calls == []
 
 
 @pytest.mark.parametrize("hosted", ["sagemaker"], indirect=True)
@@ -251,7 +247,7 @@ def test_missing_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (vertex.PLACE, login, "gcloud"),
     ):
         with pytest.raises(ReleaseError, match=named):
-            place.check(chosen, "churn")
+            place.check(chosen, "churn", Plan())
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(ReleaseError, match=r"pip install 'bentoflow\[sagemaker\]'"):
-        sagemaker.PLACE.check(SETTINGS, "churn")
+        sagemaker.PLACE.check(SETTINGS, "churn", Plan())
