@@ -34,30 +34,31 @@ def objects(chosen: Settings, use_case: str) -> list[Object]:
         return workload.own(cluster.rendered(Path(chosen.kubernetes_overlay)), use_case)
 
 
-def current(chosen: Settings, use_case: str) -> Deployed | None:
+def current(stable: list[Object]) -> Deployed | None:
     """What the cluster runs now; None before the first release."""
-    found = cluster.find(workload.deployment(objects(chosen, use_case)))
+    found = cluster.find(workload.deployment(stable))
     return workload.runs(found) if found else None
 
 
 def check(chosen: Settings, use_case: str, plan: Plan) -> dict[str, str] | None:
     """What the cluster runs now; ReleaseError without overlay or cluster, or where no route could share requests."""
-    if plan.steps:
-        _shares(chosen, objects(chosen, use_case), plan)
-    before = current(chosen, use_case)
+    stable = objects(chosen, use_case)
+    _shares(chosen, stable, plan)
+    before = current(stable)
     return asdict(before) if before else None
 
 
 def runs(chosen: Settings, pending: Transaction) -> bool:
     """Whether the Deployment is of the release."""
-    return current(chosen, pending.use_case) == _wanted(pending)
+    return current(objects(chosen, pending.use_case)) == _wanted(pending)
 
 
 def stage(chosen: Settings, pending: Transaction, folder: Path, *, say: Say) -> str:
     """Run one pod of the release beside the Deployment and ask it for its golden rows; says so, or ReleaseError."""
     signed = images.check_signature(chosen, images.parsed(pending.image), say=say)
-    made, beside = _released(chosen, pending), _beside(chosen, pending)
-    needed = [item for item in made if item["kind"] not in ("Deployment", "HTTPRoute")]
+    stable = objects(chosen, pending.use_case)
+    beside = _beside(stable, pending)
+    needed = [item for item in _released(stable, pending) if item["kind"] not in ("Deployment", "HTTPRoute")]
     _put([*needed, *(item for item in beside if item["kind"] != "ConfigMap")], say=say)
     with _reached(beside) as url:
         rows = local.smoke(url, folder, pending.release, arm="champion")
@@ -69,35 +70,35 @@ def walk(chosen: Settings, pending: Transaction, plan: Plan, *, say: Say, checkp
 
     One pod of each release is watched. ReleaseError at the first step that is not passed.
     """
-    stable, beside = objects(chosen, pending.use_case), _beside(chosen, pending)
-    if pending.deployed_before:
-        for percent, routes in _shares(chosen, stable, plan).items():
-            lead = partial(cluster.apply, routes, say=say)
-            with _reached(beside) as ours, _reached(stable) as theirs:
-                trial.step(
-                    pending.release, plan, percent, lead, ours=ours, theirs=theirs, say=say, checkpoint=checkpoint
-                )
-    _put([item for item in _released(chosen, pending) if item["kind"] != "HTTPRoute"], say=say)
+    stable = objects(chosen, pending.use_case)
+    beside = _beside(stable, pending)
+    steps = _shares(chosen, stable, plan) if pending.deployed_before else {}
+    for percent, routes in steps.items():
+        lead = partial(cluster.apply, routes, say=say)
+        with _reached(beside) as ours, _reached(stable) as theirs:
+            trial.step(pending.release, plan, percent, lead, ours=ours, theirs=theirs, say=say, checkpoint=checkpoint)
+    _put([item for item in _released(stable, pending) if item["kind"] != "HTTPRoute"], say=say)
 
 
 def switch(chosen: Settings, pending: Transaction, *, say: Say) -> None:
     """Lead the route to the Deployment, which is of the release, and take the canary away."""
-    _put(_released(chosen, pending), say=say)
-    _remove_canary(chosen, pending, say=say)
+    stable = objects(chosen, pending.use_case)
+    _put(_released(stable, pending), say=say)
+    _remove(_beside(stable, pending), say=say)
 
 
 def revert(chosen: Settings, pending: Transaction, *, say: Say) -> None:
     """Bring the cluster back to what it ran before; if that was nothing, the Deployment goes."""
     before = Deployed(**pending.deployed_before) if pending.deployed_before else None
     try:
-        made = objects(chosen, pending.use_case)
+        stable = objects(chosen, pending.use_case)
         if before is None:
-            cluster.delete(workload.deployment(made), say=say)
-        elif current(chosen, pending.use_case) != before:
-            _put(workload.released(made, pending.use_case, before), say=say)
-        elif routes := workload.routes(made):
+            cluster.delete(workload.deployment(stable), say=say)
+        elif current(stable) != before:
+            _put(workload.released(stable, pending.use_case, before), say=say)
+        elif routes := workload.routes(stable):
             cluster.apply(routes, say=say)
-        _remove_canary(chosen, pending, say=say)
+        _remove(_beside(stable, pending), say=say)
     except ReleaseError as error:
         raise ReleaseError(
             f"{pending.release} is not released, but the cluster could not be brought back to "
@@ -109,12 +110,12 @@ def _wanted(pending: Transaction) -> Deployed:
     return Deployed(image=pending.image, release=pending.release)
 
 
-def _released(chosen: Settings, pending: Transaction) -> list[Object]:
-    return workload.released(objects(chosen, pending.use_case), pending.use_case, _wanted(pending))
+def _released(stable: list[Object], pending: Transaction) -> list[Object]:
+    return workload.released(stable, pending.use_case, _wanted(pending))
 
 
-def _beside(chosen: Settings, pending: Transaction) -> list[Object]:
-    return workload.canary(objects(chosen, pending.use_case), pending.use_case, _wanted(pending))
+def _beside(stable: list[Object], pending: Transaction) -> list[Object]:
+    return workload.canary(stable, pending.use_case, _wanted(pending))
 
 
 def _shares(chosen: Settings, made: list[Object], plan: Plan) -> dict[int, list[Object]]:
@@ -129,8 +130,9 @@ def _put(made: list[Object], *, say: Say) -> None:
     cluster.await_rollout(workload.deployment(made), seconds=ROLLOUT_S, say=say)
 
 
-def _remove_canary(chosen: Settings, pending: Transaction, *, say: Say) -> None:
-    for item in _beside(chosen, pending):
+def _remove(beside: list[Object], *, say: Say) -> None:
+    """Take away what runs beside; its rollout file stays, as that of every release."""
+    for item in beside:
         if item["kind"] != "ConfigMap":
             cluster.delete(item, say=say)
 

@@ -93,6 +93,10 @@ class Site:
             deployed_before=kubernetes.check(self.chosen, "churn", plan),
         )
 
+    def deployed(self) -> Deployed | None:
+        """What the cluster is to run, in its own words."""
+        return kubernetes.current(kubernetes.objects(self.chosen, "churn"))
+
     def stage(self, pending: Transaction) -> str:
         """Its folder is that of its release."""
         folder = next(folder for wanted, folder in self.folders.items() if wanted.release == pending.release)
@@ -143,8 +147,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def test_a_release_is_applied_awaited_and_asked(site: Site) -> None:
-    """One pod is asked for the golden rows, then the Deployment has digest and rollout file, then the route leads there."""
-    assert kubernetes.current(site.chosen, "churn") is None
+    """One pod answers its golden rows; then the Deployment has digest and rollout file; then the route leads there."""
+    assert site.deployed() is None
     pending = site.pending(FIRST)
     assert site.stage(pending) == "2 golden rows answered exactly by Deployment/churn-service-canary"
     assert {headers["x-bentoflow-smoke"] for headers in site.pods[FIRST].smoked} == {"1"}
@@ -173,21 +177,20 @@ def test_another_release_takes_its_place_and_gives_it_back(site: Site) -> None:
     assert site.cluster.image("churn-service") == SECOND.image
     site.revert(pending)
     assert site.cluster.image("churn-service") == FIRST.image
-    assert kubernetes.current(site.chosen, "churn") == FIRST
+    assert site.deployed() == FIRST
     assert site.cluster.specs() == before
 
 
 def test_every_step_may_be_done_again(site: Site) -> None:
-    """As after a kill: from anywhere before the commit all goes back, and after it all is completed."""
+    """As after a kill: before the commit all goes back, after it all is completed."""
     site.release(FIRST)
     before, pending = site.cluster.specs(), site.pending(SECOND)
-    for steps in ([], [site.stage], [site.stage, site.walk]):
-        for step in [*steps, site.revert, site.revert]:
-            step(pending)
-        assert site.cluster.specs() == before
+    for step in (site.revert, site.stage, site.revert, site.revert):
+        step(pending)
+    assert site.cluster.specs() == before
     for step in (site.stage, site.stage, site.walk, site.walk, site.switch, site.switch):
         step(pending)
-    assert kubernetes.current(site.chosen, "churn") == SECOND
+    assert site.deployed() == SECOND
     assert site.cluster.image("churn-service-canary") is None
 
 
@@ -205,7 +208,7 @@ def test_what_answers_otherwise_or_never_gets_ready_is_an_error(site: Site) -> N
     with pytest.raises(ClusterError, match="exceeded its progress deadline"):
         site.walk(second)
     site.revert(second)
-    assert kubernetes.current(site.chosen, "churn") is None
+    assert site.deployed() is None
 
 
 def test_a_canary_is_given_more_and_then_everything(site: Site) -> None:
@@ -249,22 +252,22 @@ def test_a_canary_that_fails_is_stopped_and_goes(site: Site, failing: int, plan:
         site.walk(pending, plan)
     assert site.shares()["churn-service-canary"] == 10
     site.revert(pending)
-    assert kubernetes.current(site.chosen, "churn") == FIRST
+    assert site.deployed() == FIRST
     assert site.cluster.specs() == before
 
 
 def test_what_is_missing_is_named(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No overlay, an overlay of other use cases, no kubectl, no server: the error says which and what to do."""
     with pytest.raises(ReleaseError, match="BENTOFLOW_KUBERNETES_OVERLAY is not set"):
-        kubernetes.current(Settings(), "churn")
+        kubernetes.check(Settings(), "churn", AT_ONCE)
     with pytest.raises(ReleaseError, match=r"production has 0 Deployments with the label .*: card-fraud"):
-        kubernetes.current(site.chosen, "card_fraud")
+        kubernetes.check(site.chosen, "card_fraud", AT_ONCE)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(ClusterError, match="was refused"):
-        kubernetes.current(site.chosen, "churn")
+        kubernetes.check(site.chosen, "churn", AT_ONCE)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ClusterError, match="no kubectl found: install it"):
-        kubernetes.current(site.chosen, "churn")
+        kubernetes.check(site.chosen, "churn", AT_ONCE)
 
 
 def test_a_canary_is_the_one_of_the_component(tmp_path: Path) -> None:
@@ -284,9 +287,10 @@ def test_a_canary_is_the_one_of_the_component(tmp_path: Path) -> None:
 
 
 def test_a_canary_needs_a_route(tmp_path: Path) -> None:
-    """Without one nothing could be shared."""
-    with pytest.raises(ValueError, match="no HTTPRoute to the service alone"):
-        workload.routes(rendered.kustomized(rendered.overlay(tmp_path)), 10)
+    """Without one nothing could be shared: so it says before anything is built, or the cluster asked."""
+    chosen = Settings(kubernetes_overlay=str(rendered.overlay(tmp_path)))
+    with pytest.raises(ReleaseError, match="has no HTTPRoute to the service alone"):
+        kubernetes.check(chosen, "churn", QUICK)
 
 
 def test_a_rollout_file_of_the_overlay_is_kept(tmp_path: Path) -> None:
