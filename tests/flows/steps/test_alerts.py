@@ -81,6 +81,7 @@ def test_each_incident_says_evidence_verdict_and_command(
         [*REJECTS, line("trained: HOLD", version="7")],
         [check("harmful", "a", event="e") | line("drift: harmful", 99), line("training held")],
         [REVERTED, line("promoted", version="3")],
+        [REVERTED, line("imaged", version="3")],
         [REVERTED | line("reverted", 8 * 24 * 60)],
     ],
     ids=["nothing", "mended", "benign", "recovered", "answered", "silence", "closed", "held", "released", "old"],
