@@ -84,7 +84,19 @@ def test_each_incident_says_evidence_verdict_and_command(
         [REVERTED, line("imaged", version="3")],
         [REVERTED | line("reverted", 8 * 24 * 60)],
     ],
-    ids=["nothing", "mended", "benign", "recovered", "answered", "silence", "closed", "held", "released", "old"],
+    ids=[
+        "nothing",
+        "mended",
+        "benign",
+        "recovered",
+        "answered",
+        "silence",
+        "closed",
+        "held",
+        "released",
+        "brought",
+        "old",
+    ],
 )
 def test_what_is_over_is_not_wrong(lines: list[dict[str, Any]]) -> None:
     """What a later line ended, and what never hurt, is no incident."""
