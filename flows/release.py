@@ -17,14 +17,15 @@ from prefect.client.schemas.objects import FlowRun
 
 from bentos.runtime import clock
 from bentos.runtime.scoring import manifest
-from flows import servers, usecases, walk
+from flows import servers, usecases
 from flows.alerts import outbox
 from flows.errors import GateError, ReleaseError
 from flows.settings import Settings, Target, settings
 from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, images, lineage, locks, registry, transaction
-from flows.targets import local, placement
+from flows.targets import placement
 from flows.targets import registry as remote
+from flows.walk import Plan
 
 
 class Busy(ReleaseError):
@@ -127,22 +128,12 @@ def package(chosen: Settings, use_case: str, bento: str, folder: Path) -> str:
 
 @task(cache_policy=NO_CACHE)
 def verify(chosen: Settings, pending: transaction.Transaction, folder: Path) -> str:
-    """Ask for the golden rows: the staged arm of the local service, or the image, in its place or as it was pulled."""
-    if (place := placement.of(pending)) is not None:
-        said: str = place.stage(chosen, pending, folder, say=get_run_logger().info)
-        return said
-    if pending.image:
-        image = images.parsed(pending.image)
-        return remote.verify(chosen, image, folder, pending.release, say=get_run_logger().info)
-    arm = "champion" if pending.release == pending.champion_before else "challenger"
-    service = local.ensure(chosen, pending.use_case, pending.bento or None)
-    entity = manifest.load(folder).entity
-    rows = local.smoke(service.url, entity, folder, pending.release, arm=arm)
-    return f"{rows} golden rows answered exactly at {service.url}"
+    """The release comes up where it is to run and answers its golden rows."""
+    return placement.of(pending).stage(chosen, pending, folder, say=get_run_logger().info)
 
 
 def carry_out(
-    chosen: Settings, pending: transaction.Transaction, folder: Path, log: Any, plan: walk.Plan | None = None
+    chosen: Settings, pending: transaction.Transaction, folder: Path, log: Any, plan: Plan | None = None
 ) -> dict[str, Any]:
     """Stage, smoke, walk the canary, commit, switch, record; any failure before the commit reverts everything."""
     home, place = chosen.home, placement.of(pending)
@@ -153,40 +144,27 @@ def carry_out(
         checkpoint("staged")
         log.info(verify(chosen, pending, folder))
         checkpoint("smoked")
-        steps = plan if plan is not None and pending.champion_before is not None else walk.Plan()
-        if place is not None:
-            place.walk(chosen, pending, folder, steps, say=log.info, checkpoint=checkpoint)
-        elif steps.steps:
-            walk.walk(chosen, pending, steps, log, checkpoint)
+        place.walk(chosen, pending, plan or Plan(), say=log.info, checkpoint=checkpoint)
+        checkpoint("walked")
     except BaseException as error:  # Ctrl-C too
-        if place is not None:
-            place.revert(chosen, pending, say=log.info)
+        place.revert(chosen, pending, say=log.info)
         transaction.revert(home, pending, f"{type(error).__name__}: {error}"[:500])
         raise
     done = transaction.commit(home, pending)
     checkpoint("committed")
-    if place is not None:
-        place.switch(chosen, done, say=log.info)
+    place.switch(chosen, done, say=log.info)
     transaction.switch(home, done)
     checkpoint("switched")
     transaction.record(home, done)
     return transaction.describe(done)
 
 
-def imaged(chosen: Settings, pending: transaction.Transaction, folder: Path, log: Any) -> dict[str, Any]:
-    """Give a champion the image that it was released without, and bring it to its target; nothing else moves."""
-    use_case, number, place = pending.use_case, pending.version, placement.of(pending)
-    moved = False
-    if place is not None:
-        moved = placement.bring(place, chosen, pending, folder, say=log.info, checkpoint=checkpoint)
-        moved |= tenure.target(history.read(chosen.home, use_case)) != pending.target
-    if changed := moved or registry.get(use_case, number).tags.get("image") != pending.image:
-        facts = {"version": number, "release": pending.release, "image": pending.image}
-        facts |= {"target": pending.target} if pending.target else {}
-        history.append(chosen.home, use_case, tenure.IMAGED, at=clock.now(chosen.home, use_case), **facts)
-        registry.tag(use_case, number, image=pending.image)
-    action = "imaged" if changed else "unchanged"
-    return {"use_case": use_case, "action": action, "version": number, "image": pending.image}
+def unmoved(chosen: Settings, pending: transaction.Transaction) -> bool:
+    """Whether the champion has that image already, and runs where it is to."""
+    if registry.get(pending.use_case, pending.version).tags.get("image") != pending.image:
+        return False
+    target = tenure.target(history.read(chosen.home, pending.use_case))
+    return pending.target in ("", target) and placement.of(pending).runs(chosen, pending)
 
 
 def kept(use_case: str, run: FlowRun, error: object) -> None:
@@ -209,16 +187,14 @@ def release(
     target: Target | None = None,
     reason: str = "manual",
     steps: tuple[int, ...] = (),
-    min_answers: int = walk.Plan.min_answers,
-    step_minutes: float = walk.Plan.max_minutes,
+    min_answers: int = Plan.min_answers,
+    step_minutes: float = Plan.max_minutes,
     labels: str | None = None,
 ) -> dict[str, Any]:
     """Release a version (default: the challenger) whose gates said PROMOTE; a worse one never gets this far.
 
-    `target` is `local`, a service on this machine, `registry`, an image in BENTOFLOW_REGISTRY by its digest, or
-    a place that runs that image: `compose`, the stack of infra/compose; `kubernetes`, the cluster of
-    BENTOFLOW_KUBERNETES_OVERLAY; `sagemaker` or `vertex`. The default is BENTOFLOW_TARGET. A champion without an image
-    gets one, and its place.
+    `target` says where it is to run (flows/targets); the default is BENTOFLOW_TARGET. Every one but `local` takes an
+    image in BENTOFLOW_REGISTRY, by its digest. A champion without an image gets one, and its place.
 
     With `steps`, such as 1, 10, 50, 100, it answers that percentage of entities first, each step until `min_answers`
     rows came or `step_minutes` are over, and is judged on errors, latency, scores and, where `labels` (parquet with
@@ -226,46 +202,45 @@ def release(
     no champion to be compared with and takes no steps.
     """
     chosen, log = settings(), get_run_logger()
-    plan = walk.Plan(steps=tuple(steps), min_answers=min_answers, max_minutes=step_minutes, labels=labels)
+    plan = Plan(steps=tuple(steps), min_answers=min_answers, max_minutes=step_minutes, labels=labels)
     usecases.load(use_case)
     to = target or chosen.target
-    as_image, place = to != "local", placement.PLACES.get(to)
-    if as_image:
+    if as_image := placement.takes_image(to):
         images.repository(chosen, use_case)  # before anything is done: where it would go
-        if place is None and plan.steps:
-            raise ReleaseError("a canary is judged by the answers of a service; --target registry releases an image")
     with exclusive(chosen.home, use_case):
         if (settled := placement.recover(chosen, use_case)) is not None:
             log.warning("an interrupted release was %s", settled)
             if version is None:
                 return {"use_case": use_case, "action": settled}
         wanted = releasable(use_case, version)
-        deployed = place.check(chosen, use_case, plan.steps) if place is not None else None  # before anything is built
-        before = registry.aliases(use_case)
-        if before.get("champion") == wanted.number and not as_image:
+        before, answers = registry.aliases(use_case), transaction.champion_release(chosen.home, use_case)
+        after = {"champion": wanted.number, "challenger": None, "previous": before.get("champion")}
+        in_charge = before.get("champion") == wanted.number
+        if in_charge and not as_image:
             log.info("version %s is champion already", wanted.number)
             return {"use_case": use_case, "action": "unchanged", "version": wanted.number}
+        deployed = placement.PLACES[to].check(chosen, use_case, plan)
         tag, folder = keep(use_case, wanted)
         bento = build(tag, use_case, folder)
         image = package(chosen, use_case, bento, folder) if as_image else ""
         pending = transaction.Transaction(
             use_case=use_case,
-            action="promoted",
+            action="imaged" if in_charge else "promoted",
             release=tag,
             version=wanted.number,
             reason=reason,
             bento=bento,
             image=image,
-            target=to if place is not None else "",
+            target=placement.recorded(to),
             deployed_before=deployed,
             at=clock.now(chosen.home, use_case).isoformat(),
-            aliases={"champion": wanted.number, "challenger": None, "previous": before.get("champion")},
+            aliases=dict(before) if in_charge else after,
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
-            champion_before=transaction.champion_release(chosen.home, use_case),
+            champion_before=answers,
         )
-        if before.get("champion") == wanted.number:
-            return imaged(chosen, pending, folder, log)
-        result = carry_out(chosen, pending, folder, log, plan)
+        if in_charge and unmoved(chosen, pending):
+            return {"use_case": use_case, "action": "unchanged", "version": wanted.number, "image": image}
+        result = carry_out(chosen, pending, folder, log, plan if answers not in (None, tag) else None)
     create_markdown_artifact(
         key=f"{use_case}-release",
         markdown=f"# {use_case} version {wanted.number} is champion\n\n"

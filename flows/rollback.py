@@ -1,5 +1,6 @@
 """rollback: back to the previous release, whole, through the same transaction as a release."""
 
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -13,6 +14,7 @@ from flows.settings import settings
 from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, registry, transaction
 from flows.targets import placement
+from flows.walk import Plan
 
 
 @flow(name="rollback", **outbox.hooks(kept))
@@ -42,7 +44,6 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
                 f"version {earlier['version']} was champion before it had an image, and {target} runs images: "
                 "train, and release a better one"
             )
-        deployed = placement.PLACES[target].check(chosen, use_case, ()) if target else None
         before = registry.aliases(use_case)
         pending = transaction.Transaction(
             use_case=use_case,
@@ -52,7 +53,6 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
             bento=earlier.get("bento", ""),
             image=image,
             target=target,
-            deployed_before=deployed,
             reason=reason,
             at=clock.now(chosen.home, use_case).isoformat(),
             aliases={
@@ -63,7 +63,8 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
             aliases_before={alias: before.get(alias) for alias in registry.ALIASES},
             champion_before=transaction.champion_release(chosen.home, use_case),
         )
-        return carry_out(chosen, pending, folder, log)
+        deployed = placement.of(pending).check(chosen, use_case, Plan())
+        return carry_out(chosen, replace(pending, deployed_before=deployed), folder, log)
 
 
 if __name__ == "__main__":

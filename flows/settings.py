@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.environment import ROOT
 
-Target = Literal["local", "registry", "compose", "kubernetes", "sagemaker", "vertex"]  # where a release goes
+Target = Literal["local", "registry", "compose", "kubernetes", "sagemaker", "vertex"]  # where releases go
 
 
 class Settings(BaseSettings):
@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     cosign_key: str = ""  # signs each pushed image; its password is COSIGN_PASSWORD, as cosign itself has it
     cosign_public_key: str = ""  # each image is verified with it before it is released or gone back to
     compose: Path = ROOT / "infra" / "compose"  # folder of the compose.yaml and .env of the target compose
+    kubernetes_overlay: str = ""  # folder of the kustomization that a cluster is given, with the target kubernetes
     sagemaker_role: str = ""  # ARN of the role that endpoints run with, for the target sagemaker
     sagemaker_instance: str = "ml.m5.large"
     vertex_project: str = ""  # for the target vertex
@@ -52,7 +53,6 @@ class Settings(BaseSettings):
     vertex_token: SecretStr = SecretStr("")  # OAuth access token; without it `gcloud` is asked for one
     hosted_instances: int = 2  # machines of an endpoint of SageMaker or Vertex
     hosted_online_store: SecretStr = SecretStr("")  # redis://… for them; who may describe their models can read it
-    kubernetes_overlay: str = ""  # folder of the kustomization that a cluster is given, with the target kubernetes
     mask_key: str | None = None  # keys the masking of personal data; generated once if unset
 
     @field_validator("home", mode="before")

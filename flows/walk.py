@@ -18,7 +18,8 @@ from flows.settings import Settings
 from flows.steps.rollouts import canary
 from flows.steps.rollouts.canary import Check, Figures, Limits, Scores
 from flows.stores import answers, bentos, history, labels, transaction
-from flows.targets import local
+from flows.stores.engines import Say
+from flows.targets import counters, local
 
 PICKED_UP_S = 30.0  # for the service to load a step's rollout; it takes a fraction of a second
 
@@ -61,13 +62,13 @@ class Walk:
 
 
 def walk(
-    chosen: Settings, pending: transaction.Transaction, plan: Plan, log: Any, checkpoint: Callable[[str], None]
+    chosen: Settings, pending: transaction.Transaction, plan: Plan, *, say: Say, checkpoint: Callable[[str], None]
 ) -> None:
     """Take all steps; ReleaseError with the reasons at the first that is not passed, or has too few answers in time."""
     url = local.ensure(chosen, pending.use_case).url
-    under_way = Walk(chosen.home, pending, plan, url, local.figures(url))
+    under_way = Walk(chosen.home, pending, plan, url, counters.of_arms(url))
     for share in plan.steps:
-        start, counted = datetime.now(UTC), local.figures(url)
+        start, counted = datetime.now(UTC), counters.of_arms(url)
         transaction.share(chosen.home, pending, share / 100)
         checkpoint(f"canary_{share}")
         _picked_up(url, pending, share)
@@ -88,7 +89,7 @@ def walk(
             raise ReleaseError(
                 f"the canary of {pending.release} was stopped at {share} %: {why}. The champion answers all"
             )
-        log.info("canary at %d %%: %s", share, "; ".join(f"{check.name}: {check.reason}" for check in found))
+        say(f"canary at {share} %: {'; '.join(f'{check.name}: {check.reason}' for check in found)}")
 
 
 def _picked_up(url: str, pending: transaction.Transaction, share: int) -> None:
@@ -109,7 +110,7 @@ def _judged(under_way: Walk, start: datetime, counted: dict[str, Figures]) -> tu
     plan, pending = under_way.plan, under_way.pending
     deadline = time.monotonic() + 60 * plan.max_minutes
     while True:
-        now = local.figures(under_way.url)
+        now = counters.of_arms(under_way.url)
         ours = now.get(rollout.CANARY, Figures()).since(counted.get(rollout.CANARY, Figures()))
         late = time.monotonic() >= deadline
         if late or ours.rows >= plan.min_answers:

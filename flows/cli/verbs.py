@@ -1,7 +1,7 @@
 """The flows, by their verbs."""
 
 from datetime import datetime
-from typing import Annotated, Any, get_args
+from typing import Annotated
 
 import typer
 
@@ -49,17 +49,14 @@ def release(
     min_answers: Annotated[int, typer.Option(min=1, help="rows that each step of the canary waits for")] = 200,
     step_minutes: Annotated[float, typer.Option(min=0, help="how long a step waits for them at most")] = 60.0,
     labels: Annotated[str | None, typer.Option(help="parquet with request_id and label, for early quality")] = None,
-    target: Annotated[
-        str | None, typer.Option(help=f"one of {', '.join(get_args(Target))} (default: BENTOFLOW_TARGET, else local)")
-    ] = None,
+    target: Annotated[Target | None, typer.Option(help="default: BENTOFLOW_TARGET, else local")] = None,
 ) -> None:
     """Release a version whose gates said PROMOTE, at once or as a canary that is judged step by step."""
     from flows.release import release as run
     from flows.walk import parsed
 
     waits = {"min_answers": min_answers, "step_minutes": step_minutes}
-    to: Any = target  # checked by the flow
-    show(run(use_case, version, target=to, reason=reason, steps=parsed(canary), labels=labels, **waits))
+    show(run(use_case, version, target=target, reason=reason, steps=parsed(canary), labels=labels, **waits))
 
 
 @app.command()

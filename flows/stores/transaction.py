@@ -19,10 +19,10 @@ from flows.stores import history, registry
 
 @dataclass(frozen=True, kw_only=True)
 class Transaction:
-    """A change of champion under way: to which release, and what was before."""
+    """A change of champion under way, or of where the champion runs: to which release, and what was before."""
 
     use_case: str
-    action: Literal["promoted", "rolled back"]
+    action: Literal["promoted", "rolled back", "imaged"]
     release: str
     version: str
     reason: str
@@ -33,7 +33,7 @@ class Transaction:
     bento: str = ""
     image: str = ""  # repository@sha256:… where the target is not this machine
     target: str = ""  # that runs the image, such as compose; none where nothing but the rollout file moves
-    deployed_before: dict[str, str] | None = None  # what the target ran, as far as it needs that to go back
+    deployed_before: dict[str, str] | None = None  # what answered there, where a revert has to be told
     committed: bool = False
     id: str = field(default_factory=lambda: uuid4().hex)
 

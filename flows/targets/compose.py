@@ -5,29 +5,30 @@ by answering all requests as the candidate, until the `service` is of it too. Ea
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from bentos.runtime.scoring import manifest
 from flows.settings import Settings
 from flows.stores import composition, engines, images
 from flows.stores.engines import Say
 from flows.stores.transaction import Transaction
-from flows.targets import counters, local
+from flows.targets import golden, local, trial
 from flows.walk import Plan
 
 SERVICE, CANDIDATE = "service", "candidate"
 NAMES_S = 3.0  # the gateway keeps the addresses of names for 2 s, and a container that is replaced has another one
 
 
-def check(chosen: Settings, use_case: str, steps: Sequence[int]) -> None:
+def check(chosen: Settings, use_case: str, plan: Plan) -> None:
     """StackError unless there is a stack that serves the use case."""
     composition.find(chosen, use_case)
 
 
 def runs(chosen: Settings, pending: Transaction) -> bool:
-    """Whether the service is of this image, ready, and of this release."""
-    return _runs(composition.find(chosen, pending.use_case), pending)
+    """Whether the service is to be of that image, and is ready and of that release."""
+    stack = composition.find(chosen, pending.use_case)
+    return stack.variables.get("SERVICE_IMAGE") == pending.image and answers(stack, pending.release)
 
 
 def stage(chosen: Settings, pending: Transaction, folder: Path, *, say: Say) -> str:
@@ -37,33 +38,23 @@ def stage(chosen: Settings, pending: Transaction, folder: Path, *, say: Say) -> 
     images.pull(chosen, engines.find(chosen.image_backend), image, say=say)
     stack = composition.start(stack, CANDIDATE, pending.image, say=say)
     composition.await_ready(stack, CANDIDATE)
-    rows = local.smoke(stack.url(CANDIDATE), manifest.load(folder).entity, folder, pending.release, arm="champion")
-    return f"{rows} golden rows answered exactly by {image}{', its signature verified' if signed else ''}"
+    rows = local.smoke(stack.url(CANDIDATE), folder, pending.release, arm="champion")
+    return golden.told(rows, by=pending.image, signed=signed)
 
 
-def walk(
-    chosen: Settings,
-    pending: Transaction,
-    folder: Path,
-    plan: Plan,
-    *,
-    say: Say,
-    checkpoint: Callable[[str], None],
-) -> None:
-    """Take the steps of a canary; ReleaseError with the reasons at the first that is not passed."""
+def walk(chosen: Settings, pending: Transaction, plan: Plan, *, say: Say, checkpoint: Callable[[str], None]) -> None:
+    """Take the steps of a canary, by the gateway's split; ReleaseError at the first that is not passed."""
     stack = composition.find(chosen, pending.use_case)
     ours, theirs = stack.url(CANDIDATE), stack.url(SERVICE)
     for percent in plan.steps:
-        began = counters.figures(ours), counters.figures(theirs)
-        composition.lead(stack, percent)
-        checkpoint(f"canary_{percent}")
-        counters.judge(pending.release, percent, plan, ours=ours, theirs=theirs, began=began, say=say)
+        lead = partial(composition.lead, stack, percent)
+        trial.step(pending.release, plan, percent, lead, ours=ours, theirs=theirs, say=say, checkpoint=checkpoint)
 
 
 def switch(chosen: Settings, pending: Transaction, *, say: Say) -> None:
     """Put the release in charge: no request is lost, since the candidate answers while the service is replaced."""
     stack = composition.find(chosen, pending.use_case)
-    if not _runs(stack, pending):
+    if not runs(chosen, pending):
         if CANDIDATE in composition.places(stack):
             composition.await_ready(stack, CANDIDATE)
             composition.lead(stack, 100)
@@ -73,14 +64,14 @@ def switch(chosen: Settings, pending: Transaction, *, say: Say) -> None:
     revert(chosen, pending, say=say)
 
 
+def answers(stack: composition.Stack, release: str) -> bool:
+    """Whether the service is ready and of that release."""
+    return local.health(stack.url(SERVICE)).get("release") == release
+
+
 def revert(chosen: Settings, pending: Transaction, *, say: Say) -> None:
     """Let the service answer everybody, and take the candidate away."""
     stack = composition.find(chosen, pending.use_case)
     if CANDIDATE in composition.places(stack):
         composition.lead(stack, 0)
         composition.stop(stack, CANDIDATE, say=say)
-
-
-def _runs(stack: composition.Stack, pending: Transaction) -> bool:
-    same = stack.variables.get("SERVICE_IMAGE") == pending.image
-    return same and local.health(stack.url(SERVICE)).get("release") == pending.release

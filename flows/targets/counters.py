@@ -1,62 +1,56 @@
-"""What services count about themselves, for canaries that are judged where the journal is not at hand."""
+"""What services count of themselves: their /metrics, read into the figures by which releases are compared."""
 
-import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 
 import httpx
 
-from flows.errors import ReleaseError
-from flows.steps.rollouts import canary
 from flows.steps.rollouts.canary import Figures
-from flows.stores.engines import Say
-from flows.walk import Plan
+
+RELEASE = {
+    "bentoflow_predictions_total": "answered",
+    "bentoflow_prediction_errors_total": "failed",
+    "bentoflow_request_seconds_sum": "sum",
+    "bentoflow_request_seconds_count": "count",
+    "bentoflow_request_seconds_bucket": "bucket",
+}
+Counts = Counter[tuple[str, str]]  # by what was counted and, of a histogram, the bound
 
 
-def figures(url: str) -> Figures:
+def of_release(url: str) -> Figures:
     """What a service counted since it started: rows answered and failed with a 5xx, and the times of its requests."""
+    found: Counts = Counter()
+    for name, labels, value in _samples(url, RELEASE):
+        if labels.get("status", "5").startswith("5"):
+            found[RELEASE[name], labels.get("le", "")] += value
+    return _figures(found)
+
+
+def of_arms(url: str) -> dict[str, Figures]:
+    """What a service's workers counted of each arm since they started, while there was a canary."""
+    found: dict[str, Counts] = defaultdict(Counter)
+    for name, labels, value in _samples(url, ["bentoflow_arm_"]):
+        what = labels.get("outcome") or name.rpartition("_")[2]
+        found[labels["arm"]][what, labels.get("le", "")] += value
+    return {arm: _figures(counts) for arm, counts in found.items()}
+
+
+def _samples(url: str, starts: Iterable[str]) -> Iterator[tuple[str, dict[str, str], int]]:
+    """Name, labels and value of what is exposed under names with such a start."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    counts: Counter[str] = Counter()
-    within: Counter[float] = Counter()
-    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=10.0).raise_for_status().text):
+    text = httpx.get(f"{url}/metrics", timeout=10.0).raise_for_status().text
+    lines = [line for line in text.splitlines() if line.startswith(tuple(starts))]
+    for family in text_string_to_metric_families("\n".join([*lines, ""])):
         for sample in family.samples:
-            if sample.name == "bentoflow_request_seconds_bucket":
-                within[float(sample.labels["le"])] += int(sample.value)
-            elif sample.name != "bentoflow_prediction_errors_total" or sample.labels["status"].startswith("5"):
-                counts[sample.name] += sample.value
+            yield sample.name, sample.labels, sample.value
+
+
+def _figures(counts: Counts) -> Figures:
     return Figures(
-        answered=int(counts["bentoflow_predictions_total"]),
-        failed=int(counts["bentoflow_prediction_errors_total"]),
-        seconds=counts["bentoflow_request_seconds_sum"],
-        parts=int(counts["bentoflow_request_seconds_count"]),
-        within=tuple(sorted(within.items())),
+        answered=int(counts["answered", ""]),
+        failed=int(counts["failed", ""]),
+        seconds=counts["sum", ""],
+        parts=int(counts["count", ""]),
+        within=tuple(sorted((float(bound), int(n)) for (what, bound), n in counts.items() if what == "bucket")),
     )
-
-
-def judge(
-    release: str, percent: int, plan: Plan, *, ours: str, theirs: str, began: tuple[Figures, Figures], say: Say
-) -> None:
-    """Pass a canary's step, or ReleaseError with the reasons: failed rows and slow requests, beside the champion's.
-
-    `ours` and `theirs` are the base URLs of the two, `began` what they had counted before the step.
-    """
-    found = _compared(plan, ours, theirs, *began)
-    why = "; ".join(f"{check.name}: {check.reason}" for check in found)
-    if not all(check.passed for check in found):
-        raise ReleaseError(f"the canary of {release} was stopped at {percent} %: {why}")
-    say(f"canary at {percent} %: {why}")
-
-
-def _compared(plan: Plan, ours: str, theirs: str, before: Figures, usual_before: Figures) -> tuple[canary.Check, ...]:
-    """Both releases' checks once the canary has answered enough rows."""
-    deadline = time.monotonic() + 60 * plan.max_minutes
-    while True:
-        now = figures(ours).since(before)
-        if now.rows >= plan.min_answers:
-            whole = figures(theirs)
-            usual = canary.comparable(now, whole.since(usual_before), whole)
-            return canary.errors(now, usual, plan.limits), canary.latency(now, usual, plan.limits)
-        if time.monotonic() >= deadline:
-            reason = f"{now.rows} rows within {plan.max_minutes:g} minutes, {plan.min_answers} are needed"
-            return (canary.Check(name="answers", passed=False, reason=reason),)
-        time.sleep(plan.poll_s)

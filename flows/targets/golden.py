@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bentos.runtime.scoring import manifest
 from bentos.runtime.scoring.manifest import GOLDEN
 from flows.errors import ReleaseError
 
@@ -32,9 +33,15 @@ class Golden:
         return len(answers)
 
 
-def read(folder: Path, entity: str) -> Golden:
-    """The golden rows of a release's folder; `entity` names the key that every use case has."""
+def read(folder: Path) -> Golden:
+    """The golden rows of a release's folder; ManifestError if they were altered."""
+    entity = manifest.load(folder).entity
     kept = json.loads((folder / GOLDEN).read_text())
     others = kept.get("others", {})
     keys = [{entity: e, **{name: ids[i] for name, ids in others.items()}} for i, e in enumerate(kept["entities"])]
     return Golden(keys, kept["rows"], kept["scores"])
+
+
+def told(rows: int, *, by: str, signed: bool = False) -> str:
+    """What was seen, in a sentence."""
+    return f"{rows} golden rows answered exactly by {by}{', its signature verified' if signed else ''}"

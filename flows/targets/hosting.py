@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bentos.runtime.scoring import manifest
 from flows.errors import ReleaseError
 from flows.settings import Settings
 from flows.stores import images
@@ -48,13 +47,11 @@ class Place:
 
     connect: Callable[[Settings], Host]
 
-    def check(self, chosen: Settings, use_case: str, steps: Sequence[int]) -> None:
-        """Before anything is done: whether the host is known; a canary is judged by counters that these do not show."""
-        if steps:
-            raise ReleaseError(
-                "SageMaker and Vertex take no canary: they show no counters of one release; leave it out"
-            )
+    def check(self, chosen: Settings, use_case: str, plan: Plan) -> None:
+        """Whether the host is known; ReleaseError if there are steps, which are judged by counters that none shows."""
         self.connect(chosen)
+        if plan.steps:
+            raise ReleaseError("SageMaker and Vertex take no canary: they show no counters of one release")
 
     def runs(self, chosen: Settings, pending: Transaction) -> bool:
         """Whether all of the endpoint is answered by the release."""
@@ -65,19 +62,20 @@ class Place:
         host, at = self.connect(chosen), candidate(pending.use_case)
         signed = images.check_signature(chosen, images.parsed(pending.image), say=say)
         host.run(at, model(pending), pending.image)
-        asked = golden.read(folder, manifest.load(folder).entity)
+        asked = golden.read(folder)
         rows = [keys | given for keys, given in zip(asked.keys, asked.features, strict=True)]
         answers = [found for i in range(0, len(rows), ROWS) for found in host.ask(at, rows[i : i + ROWS])]
-        seen = f"{asked.check(answers, pending.release)} golden rows answered exactly by {pending.image} at {at}"
-        return f"{seen}{', its signature verified' if signed else ''}"
+        return golden.told(asked.check(answers, pending.release), by=f"{pending.image} at {at}", signed=signed)
 
-    def walk(self, chosen: Settings, pending: Transaction, folder: Path, plan: Plan, **how: Any) -> None:
-        """Nothing: no steps can be taken, and the endpoint moves after the commit."""
+    def walk(
+        self, chosen: Settings, pending: Transaction, plan: Plan, *, say: Say, checkpoint: Callable[[str], None]
+    ) -> None:
+        """There is no canary."""
 
     def switch(self, chosen: Settings, pending: Transaction, *, say: Say) -> None:
         """Put the release in charge, and take the candidate away."""
         host, at, name = self.connect(chosen), endpoint(pending.use_case), model(pending)
-        if not host.runs(at, name):
+        if not self.runs(chosen, pending):
             host.run(at, name, pending.image)
             say(f"{at} answers with {name}")
         host.remove(candidate(pending.use_case))

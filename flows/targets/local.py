@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from flows import environment, processes
 from flows.errors import ReleaseError
 from flows.processes import Process
 from flows.settings import Settings
-from flows.steps.rollouts.canary import Figures
 from flows.targets import golden
 
 
@@ -85,51 +83,22 @@ def health(url: str) -> dict[str, Any]:
     return found
 
 
-def figures(url: str) -> dict[str, Figures]:
-    """What the service's workers counted of each arm since they started, while there was a canary."""
-    from prometheus_client.parser import text_string_to_metric_families
-
-    response = httpx.get(f"{url}/metrics", timeout=10.0)
-    lines = [line for line in response.text.splitlines() if line.startswith("bentoflow_arm_")]
-    found: dict[str, Counter[str]] = defaultdict(Counter)
-    within: dict[str, Counter[float]] = defaultdict(Counter)
-    for family in text_string_to_metric_families("\n".join([*lines, ""])):
-        for sample in family.samples:
-            if sample.name.endswith("_bucket"):
-                within[sample.labels["arm"]][float(sample.labels["le"])] += int(sample.value)
-                continue
-            what = sample.labels.get("outcome") or sample.name.rpartition("_")[2]
-            found[sample.labels["arm"]][what] += sample.value
-    return {
-        arm: Figures(
-            answered=int(counts["answered"]),
-            failed=int(counts["failed"]),
-            seconds=counts["sum"],
-            parts=int(counts["count"]),
-            within=tuple(sorted(within[arm].items())),
-        )
-        for arm, counts in found.items()
-    }
-
-
 def stop(chosen: Settings, use_case: str) -> bool:
     """Stop the service; False if none runs."""
     return processes.stop(chosen.home, process_name(use_case))
 
 
-def smoke(url: str, entity: str, folder: Path, release: str, *, arm: str, seconds: float = 30.0) -> int:
+def smoke(url: str, folder: Path, release: str, *, arm: str, seconds: float = 30.0) -> int:
     """Post the release's golden rows to one arm; every answer must equal the training-time score. Gives their number.
 
     Waits until the arm answers for this release. Raises ReleaseError with the first row that differs.
     """
-    asked = golden.read(folder, entity)
+    asked = golden.read(folder)
     rows = [keys | {"features": given} for keys, given in zip(asked.keys, asked.features, strict=True)]
     return asked.check(_post(url, rows, release, arm=arm, seconds=seconds), release)
 
 
 def _post(url: str, rows: list[dict[str, Any]], release: str, *, arm: str, seconds: float) -> list[dict[str, Any]]:
-    import time
-
     deadline, last = time.monotonic() + seconds, "no answer yet"
     headers = {"x-bentoflow-arm": arm, "x-bentoflow-smoke": "1"}
     while time.monotonic() < deadline:

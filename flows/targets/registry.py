@@ -13,7 +13,7 @@ from flows.errors import ImageError
 from flows.settings import Settings
 from flows.stores import bentos, containers, engines, images, registry
 from flows.stores.engines import Engine, Say
-from flows.targets import local
+from flows.targets import golden, local
 
 
 def package(
@@ -32,7 +32,8 @@ def package(
     name = f"{repository}:{bento.rpartition(':')[2]}"
     images.containerize(bento, name, engine=engine, labels=labels(kept, bento, folder), say=say)
     checkpoint("image_built")
-    listed = smoke(engine, name, folder, kept["release"], say=say)
+    rows, listed = smoke(engine, name, folder, kept["release"], say=say)
+    say(golden.told(rows, by=name))
     checkpoint("image_tested")
     image = images.push(chosen, engine, name, say=say)
     checkpoint("image_pushed")
@@ -61,17 +62,18 @@ def verify(chosen: Settings, image: images.ImageRef, folder: Path, release: str,
     engine = engines.find(chosen.image_backend)
     signed = images.check_signature(chosen, image, say=say)
     images.pull(chosen, engine, image, say=say)
-    smoke(engine, str(image), folder, release, say=say)
-    return f"golden rows answered exactly by {image}{', its signature verified' if signed else ''}"
+    rows, _ = smoke(engine, str(image), folder, release, say=say)
+    return golden.told(rows, by=str(image), signed=signed)
 
 
-def smoke(engine: Engine, image: str, folder: Path, release: str, *, say: Say) -> dict[str, list[dict[str, str]]]:
-    """Run an image hardened and ask it for the release's golden rows; what is installed in it."""
+def smoke(
+    engine: Engine, image: str, folder: Path, release: str, *, say: Say
+) -> tuple[int, dict[str, list[dict[str, str]]]]:
+    """Run an image hardened and ask it for the release's golden rows; their number, and what is installed in it."""
     with containers.running(engine, image, say=say) as container:
         containers.check_hardened(engine, container)
-        rows = local.smoke(container.url, manifest.load(folder).entity, folder, release, arm="champion")
-        say(f"{rows} golden rows answered exactly by {image}")
-        return containers.packages(engine, container)
+        rows = local.smoke(container.url, folder, release, arm="champion")
+        return rows, containers.packages(engine, container)
 
 
 def labels(kept: dict[str, Any], bento: str, folder: Path) -> dict[str, str]:

@@ -145,11 +145,11 @@ def test_what_was_pulled_runs_with_nothing_it_could_do_without(
 def test_what_was_pulled_answers_the_golden_rows(shipped: Shipped, running: Container) -> None:
     """The scores are those of training, and those of another release are not taken for them."""
     folder = bentos.model_folder(shipped.second["release"])
-    rows = local.smoke(running.url, "user_id", folder, shipped.second["release"], arm="champion")
+    rows = local.smoke(running.url, folder, shipped.second["release"], arm="champion")
     assert rows >= 32
     other = bentos.model_folder(shipped.first["release"])
     with pytest.raises(ReleaseError, match=f"does not answer for {shipped.first['release']}"):
-        local.smoke(running.url, "user_id", other, shipped.first["release"], arm="champion", seconds=1)
+        local.smoke(running.url, other, shipped.first["release"], arm="champion", seconds=1)
 
 
 def test_without_an_online_store_rows_bring_their_features(running: Container) -> None:

@@ -156,8 +156,8 @@ def test_the_deployment_runs_with_its_security_context(
 def test_the_deployment_answers_for_its_release(played: Played, shipped: Shipped) -> None:
     """Golden rows exactly, by the rollout file of its ConfigMap."""
     release = shipped.second["release"]
-    entity, folder = "user_id", bentos.model_folder(release)
-    assert local.smoke(played.container.url, entity, folder, release, arm="champion") >= 32
+    folder = bentos.model_folder(release)
+    assert local.smoke(played.container.url, folder, release, arm="champion") >= 32
     (mount,) = (m["mountPath"] for m in played.declared["volumeMounts"] if m["name"] == "rollout")
     arms = json.loads(inside(played, f"cat {mount}/churn.json") or "{}")["arms"]
     assert arms == [{"name": "champion", "release": release, "weight": 1.0}]

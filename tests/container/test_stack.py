@@ -267,7 +267,7 @@ def test_releases_change_places_and_no_request_is_lost(shipped: Shipped, running
     assert load.failures == []
     kept = {r["request_id"] for r in journal.scan(running.stack.data / "home" / "journal" / "churn")}
     assert {name for _, name in load.answers} <= kept
-    counted = counters.figures(running.stack.url("service"))
+    counted = counters.of_release(running.stack.url("service"))
     assert 0 < counted.answered <= len(load.answers)
     assert counted.failed == 0
     assert counted.parts == counted.within[-1][1]

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import bentoml
 import pytest
 
 from bentos.runtime.rollouts import rollout
@@ -14,6 +15,7 @@ from bentos.runtime.scoring.release import ReleaseRefused, load_release
 from flows.errors import GateError, ImageError, ReleaseError, StackError
 from flows.release import release
 from flows.rollback import rollback
+from flows.settings import Target
 from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, images, locks, registry, transaction
 from flows.targets import local, placement
@@ -214,8 +216,6 @@ def test_promoting_again_after_a_rollback_counts_again(released: Path) -> None:
 
 def test_rollback_fetches_a_release_that_the_model_store_lost(released: Path) -> None:
     """Where BentoML's store has no copy left, the files come from the registry under the same tag."""
-    import bentoml
-
     first = champion(released).release
     release("churn", another().number)
     bentoml.models.delete(first)
@@ -329,16 +329,19 @@ class Place:
 
     def __init__(self) -> None:
         self.answers, self.beside, self.fails = "", "", ""
+        self.walked: list[tuple[tuple[int, ...], dict[str, str] | None]] = []
 
     def _try(self, step: str) -> None:
         if step == self.fails:
             raise StackError(f"no {step}")
 
-    def check(self, chosen: Any, use_case: str, steps: Any) -> None:
-        """It is there."""
+    def check(self, chosen: Any, use_case: str, plan: Plan) -> dict[str, str] | None:
+        """It is there, and says what it runs."""
+        self._try("check")
+        return {"image": self.answers}
 
     def runs(self, chosen: Any, pending: transaction.Transaction) -> bool:
-        """Whether it answers."""
+        """By its image."""
         return self.answers == pending.image
 
     def stage(self, chosen: Any, pending: transaction.Transaction, folder: Path, **_: Any) -> str:
@@ -347,8 +350,9 @@ class Place:
         self._try("stage")
         return "fine"
 
-    def walk(self, chosen: Any, pending: transaction.Transaction, folder: Path, plan: Plan, **_: Any) -> None:
-        """Its steps."""
+    def walk(self, chosen: Any, pending: transaction.Transaction, plan: Plan, **_: Any) -> None:
+        """Its steps are kept, and what was before."""
+        self.walked.append((plan.steps, pending.deployed_before))
         self._try("walk")
 
     def switch(self, chosen: Any, pending: transaction.Transaction, **_: Any) -> None:
@@ -390,14 +394,14 @@ def test_what_runs_there_already_is_not_recorded_twice(released: Path, place: Pl
     assert tenure.target(before) == "compose"
 
 
-def test_a_release_that_does_not_answer_leaves_all_as_it_was(released: Path, place: Place) -> None:
+@pytest.mark.parametrize("step", ["stage", "walk"])
+def test_a_release_that_does_not_answer_leaves_all_as_it_was(released: Path, place: Place, step: str) -> None:
     """Place, aliases and rollout file are as before, and nothing is under way."""
     before, answers, version = state(released), place.answers, another().number
-    for step in ("stage", "walk"):
-        place.fails = step
-        with pytest.raises(StackError, match=f"no {step}"):
-            release("churn", version, target="compose")
-        assert (state(released), place.answers, place.beside) == (before, answers, "")
+    place.fails = step
+    with pytest.raises(StackError, match=f"no {step}"):
+        release("churn", version, target="compose")
+    assert (state(released), place.answers, place.beside) == (before, answers, "")
 
 
 def test_a_place_that_fails_after_the_commit_is_completed_later(released: Path, place: Place) -> None:
@@ -437,3 +441,50 @@ def test_a_champion_without_an_image_is_no_way_back_for_a_place(released: Path, 
     registry.client().delete_model_version_tag("churn", "1", "image")
     with pytest.raises(ReleaseError, match="version 1 was champion before it had an image, and compose runs images"):
         rollback("churn")
+
+
+def test_steps_are_taken_where_there_is_a_champion_to_compare_with(released: Path, place: Place) -> None:
+    """Not where the champion itself is brought somewhere; each time the place's own word of before is kept for it."""
+    first = place.answers
+    release("churn", another().number, target="compose", steps=(10, 100))
+    place.answers = ""
+    assert release("churn", "2", target="compose", steps=(10, 100))["action"] == "imaged"
+    assert place.walked == [((), {"image": ""}), ((10, 100), {"image": first}), ((), {"image": ""})]
+
+
+def test_a_place_that_refuses_does_so_before_anything_is_built(
+    released: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No bento, no image, no transaction."""
+
+    def package(*_: Any, **__: Any) -> images.ImageRef:
+        raise AssertionError("it was built")
+
+    monkeypatch.setattr(remote, "package", package)
+    before, lines, version = state(released), history.read(released, "churn"), another().number
+    place.fails = "check"
+    with pytest.raises(StackError, match="no check"):
+        release("churn", version, target="compose")
+    with pytest.raises(StackError, match="no check"):
+        release("churn", "1", target="compose")
+    assert (state(released), len(bentoml.bentos.list())) == (before, 1)
+    assert [line["action"] for line in history.read(released, "churn")[len(lines) :]] == ["release failed"] * 2
+
+
+def test_a_champion_that_was_killed_on_its_way_is_brought_later(released: Path, place: Place) -> None:
+    """It is a transaction like any other: before the commit it reverts, after it is completed, and recorded once."""
+    place.answers, place.fails = "", "switch"
+    with pytest.raises(StackError, match="no switch"):
+        release("churn", "1", target="compose")
+    place.fails = ""
+    assert release("churn")["action"].startswith("completed: imaged churn:v1-")
+    assert place.answers == registry.get("churn", "1").tags["image"]
+    assert registry.aliases("churn") == {"champion": "1"}
+    assert [line["action"] for line in history.read(released, "churn")].count("imaged") == 2
+
+
+def test_every_target_has_its_place() -> None:
+    """What settings take can be released to; a follower of the rollout file is no target of the history."""
+    assert list(placement.PLACES) == list(get_args(Target))
+    assert [name for name in placement.PLACES if not placement.recorded(name)] == ["local", "registry"]
+    assert [name for name in placement.PLACES if not placement.takes_image(name)] == ["local"]

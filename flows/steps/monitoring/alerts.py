@@ -16,7 +16,8 @@ from flows.usecases.spec import UseCase
 Level = Literal["failure", "warning", "success"]
 State = Literal["opened", "reminder", "resolved"]
 RECENT = timedelta(days=7)  # after which a release that failed is news to nobody
-ENDED = ("promoted", "rolled back", "reverted", "release failed")
+REACHED = ("promoted", "rolled back", "imaged")
+ENDED = (*REACHED, "reverted", "release failed")
 Line = dict[str, Any]
 
 
@@ -230,7 +231,7 @@ def _unfollowed(history: Sequence[Line], case: UseCase, now: datetime) -> Alert 
 def _released(history: Sequence[Line], case: UseCase, now: datetime) -> Alert | None:
     """A release that did not come to its end, told once; a later one that did makes it old."""
     ends = [line for line in history if line["action"] in ENDED]
-    if not ends or ends[-1]["action"] in ("promoted", "rolled back"):
+    if not ends or ends[-1]["action"] in REACHED:
         return None
     line = ends[-1]
     if now - datetime.fromisoformat(line["wall"]) > RECENT:

@@ -81,9 +81,22 @@ def test_each_incident_says_evidence_verdict_and_command(
         [*REJECTS, line("trained: HOLD", version="7")],
         [check("harmful", "a", event="e") | line("drift: harmful", 99), line("training held")],
         [REVERTED, line("promoted", version="3")],
+        [REVERTED, line("imaged", version="3")],
         [REVERTED | line("reverted", 8 * 24 * 60)],
     ],
-    ids=["nothing", "mended", "benign", "recovered", "answered", "silence", "closed", "held", "released", "old"],
+    ids=[
+        "nothing",
+        "mended",
+        "benign",
+        "recovered",
+        "answered",
+        "silence",
+        "closed",
+        "held",
+        "released",
+        "brought",
+        "old",
+    ],
 )
 def test_what_is_over_is_not_wrong(lines: list[dict[str, Any]]) -> None:
     """What a later line ended, and what never hurt, is no incident."""

@@ -51,6 +51,10 @@ class Cluster:
         pod = self.objects.get(("pods", f"{name}-pod"))
         return pod["spec"]["containers"][0]["image"] if pod else None
 
+    def specs(self) -> dict[tuple[str, str], Object]:
+        """What all objects are to be; a ConfigMap has none."""
+        return {key: item["spec"] for key, item in self.objects.items() if "spec" in item}
+
     def put(self, resource: str, item: Object) -> tuple[int, Object]:
         """Apply an object: its status, and what is stored."""
         with self.changed:

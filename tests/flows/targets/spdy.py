@@ -26,7 +26,9 @@ def frames(stream: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
 
 def serve(stream: BinaryIO, write: Callable[[bytes], object], port: int) -> None:
     """Carry every forwarded connection to a port on the loopback interface, until the client goes."""
-    turn, ends, known = threading.Lock(), {}, b""
+    turn, known = threading.Lock(), b""
+    ends: dict[int, socket.socket] = {}
+    carriers: list[threading.Thread] = []
 
     def send(word: int, flags: int, body: bytes) -> None:
         with turn, suppress(OSError):
@@ -51,8 +53,14 @@ def serve(stream: BinaryIO, write: Callable[[bytes], object], port: int) -> None
             send(CONTROL | SYN_REPLY, 0, struct.pack(">I", identity) + (opening or b"") + NO_HEADERS)
             if identity % 4 == 3:  # 1, 5, 9, …: errors; 3, 7, 11, …: data
                 ends[identity] = socket.create_connection(("127.0.0.1", port), timeout=20)
-                threading.Thread(target=bring, args=(identity, ends[identity]), daemon=True).start()
+                carriers.append(threading.Thread(target=bring, args=(identity, ends[identity]), daemon=True))
+                carriers[-1].start()
         elif word == CONTROL | PING:
             send(word, 0, body)
+    for end in ends.values():
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+    for carrier in carriers:  # whoever called closes what they write to
+        carrier.join(timeout=20)
     for end in ends.values():
         end.close()

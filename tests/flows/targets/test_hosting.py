@@ -17,7 +17,8 @@ from bentos.runtime.scoring.manifest import GOLDEN
 from flows.errors import ReleaseError
 from flows.settings import Settings
 from flows.stores.transaction import Transaction
-from flows.targets import hosting, placement, sagemaker, vertex
+from flows.targets import hosting, sagemaker, vertex
+from flows.walk import Plan
 from tests import servers
 from tests.bentos.conftest import answers, make_release, save_release, serving, set_clock, wait_for
 from tests.flows.targets import hosts
@@ -63,11 +64,6 @@ class Hosted:
 
     def switch(self, pending: Transaction) -> None:
         self.place.switch(SETTINGS, pending, say=self.said.append)
-
-    def bring(self, pending: Transaction) -> bool:
-        """Bring what is champion already."""
-        say = self.said.append
-        return placement.bring(self.place, SETTINGS, pending, self.folder, say=say, checkpoint=say)
 
     def revert(self, pending: Transaction) -> None:
         self.place.revert(SETTINGS, pending, say=self.said.append)
@@ -162,8 +158,8 @@ def test_every_step_may_be_done_again(hosted: Hosted) -> None:
         hosted.stage(FIRST)
     for _ in range(2):
         hosted.switch(FIRST)
-    hosted.bring(FIRST)
-    assert hosted.in_charge(FIRST)
+    assert hosted.place.runs(SETTINGS, FIRST)
+    assert not hosted.place.runs(SETTINGS, SECOND)
     made = [call for call in hosted.stand_in.calls if call in ("CreateModel", "upload_model")]
     assert len(made) == 1
     hosted.stage(SECOND)
@@ -175,17 +171,12 @@ def test_every_step_may_be_done_again(hosted: Hosted) -> None:
     assert len(made) == 2
 
 
-def test_a_champion_is_brought_there(hosted: Hosted) -> None:
-    """What is champion already is asked and put in charge where nothing was."""
-    hosted.bring(FIRST)
-    assert hosted.in_charge(FIRST)
-    assert hosted.said[0].startswith("2 golden rows answered exactly")
-
-
 def test_a_canary_is_refused(hosted: Hosted) -> None:
-    """Before anything is moved."""
+    """Before anything is built or moved; without steps there is nothing to refuse, and nothing that revert is told."""
     with pytest.raises(ReleaseError, match="take no canary"):
-        hosted.place.check(SETTINGS, "churn", (1, 100))
+        hosted.place.check(SETTINGS, "churn", Plan(steps=(10, 100)))
+    assert hosted.place.check(SETTINGS, "churn", Plan()) is None  # type: ignore[func-returns-value]
+    assert hosted.stand_in.calls == []
 
 
 @pytest.mark.parametrize("hosted", ["sagemaker"], indirect=True)
@@ -256,7 +247,7 @@ def test_missing_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (vertex.PLACE, login, "gcloud"),
     ):
         with pytest.raises(ReleaseError, match=named):
-            place.check(chosen, "churn", ())
+            place.check(chosen, "churn", Plan())
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(ReleaseError, match=r"pip install '\.\[sagemaker\]'"):
-        sagemaker.PLACE.check(SETTINGS, "churn", ())
+        sagemaker.PLACE.check(SETTINGS, "churn", Plan())
