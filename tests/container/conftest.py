@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from bentos.runtime.scoring import manifest
 from flows.release import release
 from flows.settings import Settings
-from flows.stores import images, registry, transaction
+from flows.stores import bentos, images, registry, tables, transaction
 from flows.stores.engines import Engine
 from tests import loop, servers
 from tests.container.machine import Machine, machine, require
@@ -23,7 +24,7 @@ PLANTED = "opensesame-42"  # the password of a package index, which must get now
 INDEX = f"https://builder:{PLANTED}@packages.invalid/simple"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served() -> Iterator[Machine]:
     """The engine and the registry."""
     require()
@@ -43,15 +44,20 @@ class Shipped:
     killed: dict[str, Any]
     built_once: bool
 
+    def somebody(self) -> int:
+        """A customer whose features are known."""
+        snapshot = manifest.load(bentos.model_folder(self.second["release"])).snapshot
+        return int(tables.read_snapshot(self.home / "snapshots" / "churn", snapshot)["user_id"].iloc[0])
 
-@pytest.fixture(scope="session")
+
+@pytest.fixture(scope="package")
 def patch() -> Iterator[pytest.MonkeyPatch]:
     """Changes that last as long as the home does."""
     with pytest.MonkeyPatch.context() as found:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trained(
     served: Machine,
     prefect_api: None,  # noqa: F811
@@ -79,7 +85,7 @@ def trained(
         yield home, url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shipped(trained: tuple[Path, str], served: Machine) -> Shipped:
     """Both versions released to the registry, the second after a first attempt that was killed as it had pushed."""
     home, url = trained
@@ -98,7 +104,7 @@ def shipped(trained: tuple[Path, str], served: Machine) -> Shipped:
     return Shipped(home, served, url, first, second, killed, made(served) == before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pulled(shipped: Shipped) -> images.ImageRef:
     """The second release's image, after every local copy was removed, from the registry by its digest."""
     shipped.machine.podman("rmi", "--all", "--force")

