@@ -266,9 +266,9 @@ class Server:
     started_s: float = 0.0
 
     def family(self) -> list[psutil.Process]:
-        """Its workers, which have sessions of their own, then itself."""
+        """Itself, before it can replace a killed worker, then its workers, which have sessions of their own."""
         parent = psutil.Process(self.process.pid)
-        return [*parent.children(recursive=True), parent]
+        return [parent, *parent.children(recursive=True)]
 
     def kill(self, family: list[psutil.Process] | None = None) -> None:
         """SIGKILL it and its workers: nothing gets a chance to finish."""
