@@ -77,7 +77,8 @@ def _server(error: BaseException) -> ServerError | None:
 
 def _failed(what: str, variables: tuple[str, ...], text: str) -> ServerError:
     """The error of a server, with the settings that lead to it as far as they are set; never a password."""
-    places = [f"{name}: {_place(os.environ[name])}" for name in variables if "://" in os.environ.get(name, "")]
+    values = {name: os.environ.get(name, "") for name in variables}
+    places = [f"{name}: {_place(url)}" for name, url in values.items() if "://" in url and not url.startswith("sqlite")]
     return ServerError(f"{what} failed ({'; '.join(places) or ', '.join(variables)}): {text}; {AGAIN}")
 
 
