@@ -12,36 +12,24 @@ from prefect.cache_policies import NO_CACHE
 
 from bentos.runtime import clock
 from bentos.runtime.home import replace
-from bentos.runtime.monitoring import calibration, drift, signatures, sketches
+from bentos.runtime.monitoring import drift, signatures, sketches
 from bentos.runtime.scoring import manifest
 from flows import servers, usecases
 from flows.alerts import outbox
-from flows.errors import StoreError
 from flows.retraining import alarms
 from flows.runner import task_runner
 from flows.settings import settings
-from flows.steps.monitoring import estimates, kinds, policy, segments, triggers, windows
+from flows.steps.monitoring import estimates, kinds, policy, triggers, windows
 from flows.steps.monitoring.course import Point, course
 from flows.steps.monitoring.segments import Segment
 from flows.steps.pages import page, plots
 from flows.steps.pages import report as drift_report
-from flows.stores import answers, bentos, history, parts, profiles, promises, transaction, verdicts
+from flows.stores import answers, bentos, history, parts, standards, transaction, verdicts
 from flows.stores.parts import Subject
+from flows.stores.standards import Standard
 from flows.usecases.spec import UseCase
 
 WINDOW = timedelta(days=31)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standard:
-    """What a release is compared with: reference and calibration, what its scores mean, and the quality it promised."""
-
-    reference: str
-    profile: bytes
-    known: calibration.Calibration | None
-    quality: estimates.Quality | None
-    promise: kinds.Promise | None
-    measured: kinds.Level | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +63,7 @@ def judge(names: list[str], standard: Standard, name: str, folder: Path, earlier
     if names:
         profile = parts.profile_of(names, folder)
         replace(folder / "window.bin", profile)
-        apart = _segments(standard.profile, profile)
+        apart = standard.apart(profile)
     verdict = drift.persistent(drift.compare(then, now.sketches, rules, standard.known), earlier)
     estimated = None
     if standard.quality is not None:
@@ -134,7 +122,7 @@ def check_drift(
         log.warning("%s has no champion: nothing to check", use_case)
         return {"use_case": use_case, "state": "no_release"}
     earlier = verdicts.before(home, use_case, release, end)
-    standard = _standard(use_case, release, home)
+    standard = standards.of(use_case, release, home)
     keys = _profiled(use_case, release, start, end, standard.reference, home)
     folder = home / "profiles" / use_case
     checked = judge(_merged(keys, folder), standard, use_case, folder, [bool(v["drifted"]) for v in earlier])
@@ -205,31 +193,6 @@ def _context(case: UseCase, result: dict[str, Any]) -> dict[str, Any]:
         **({"automation": result["unfollowed"]} if result["unfollowed"] else {}),
         "next": f"bentoflow train --use-case {case.name}" if result["asks"] else "",
     }
-
-
-def _standard(use_case: str, release: str, home: Path) -> Standard:
-    """What was kept with the release; one of before calibrations were kept is calibrated at the check."""
-    folder = bentos.model_folder(release)
-    promise = promises.promised(release)
-    known, quality = folder / calibration.FILE, folder / estimates.FILE
-    month = verdicts.measured(home, use_case, release)
-    return Standard(
-        reference=(folder / manifest.REFERENCE).read_text(),
-        profile=(folder / manifest.REFERENCE_PROFILE).read_bytes(),
-        known=calibration.from_json(known.read_text()) if known.exists() else None,
-        quality=estimates.from_json(quality.read_text()) if quality.exists() else None,
-        promise=promise,
-        measured=kinds.level("measured", month, promise),
-    )
-
-
-def _segments(reference: bytes, window: bytes) -> tuple[Segment, ...]:
-    """Each segment's scores beside the reference's; none where the release's profile is another library's."""
-    try:
-        then, now = profiles.remembered(reference), profiles.remembered(window)
-    except StoreError:
-        return ()
-    return segments.compare(*({name: column.kept for name, column in side.items()} for side in (then, now)))
 
 
 def _profiled(use_case: str, release: str, start: datetime, end: datetime, reference: str, home: Path) -> list[str]:

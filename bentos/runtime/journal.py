@@ -147,11 +147,7 @@ def segment_age() -> float:
 
 def segments(folder: Path) -> list[Path]:
     """All segments of a journal, oldest first, those still open or left open by a killed process included."""
-    steps = (
-        f"*.jsonl{OPEN}",
-        "*.jsonl",
-        f"{SHIPPED}/*.jsonl",
-    )  # in this order: one that is renamed meanwhile counts once
+    steps = (f"*.jsonl{OPEN}", "*.jsonl", f"{SHIPPED}/*.jsonl")  # in this order: one renamed meanwhile counts once
     found = {_finished(path).name: path for step in steps for path in folder.glob(step)}
     return [found[name] for name in sorted(found)]
 

@@ -22,7 +22,7 @@ def profile(answered: pd.DataFrame, folder: Path) -> list[str]:
         rows = rows.sort_values("request_id")
         which = f"{month}-{str(release).replace(':', '-')}-{arm}-"
         marks = "".join(rows["request_id"].astype(str) + "=" + rows["label"].astype(str) + "\n")
-        names.append(which + hashlib.sha256((profiles.library.NAME + marks).encode()).hexdigest()[:16])
+        names.append(which + hashlib.sha256((profiles.maker.NAME + marks).encode()).hexdigest()[:16])
         if not (folder / f"{names[-1]}.bin").exists():
             replace(folder / f"{names[-1]}.bin", profiles.profile(rows[COLUMNS]))
         for older in folder.glob(f"{which}*.bin"):

@@ -191,7 +191,7 @@ def _group(rows: Records) -> Group:
 
 def _name(found: Inventory, group: Group, subject: Subject) -> str:
     """Hour, segment and a hash of all else that a part depends on."""
-    rest = _hash(json.dumps([profiles.library.NAME, SHAPE, asdict(group), asdict(subject)]))
+    rest = _hash(json.dumps([profiles.maker.NAME, SHAPE, asdict(group), asdict(subject)]))
     return f"{group.first[:13].replace('-', '')}-{found.digest}-{rest}"
 
 

@@ -15,11 +15,11 @@ from flows.errors import StoreError
 from flows.stores.profiles.columns import Remembered
 
 try:
-    from flows.stores.profiles import whylogs as library
+    from flows.stores.profiles import whylogs as maker
 except ModuleNotFoundError as error:  # no wheel but for Linux on x86_64
     if (error.name or "").split(".")[0] not in ("whylogs", "whylogs_sketching"):
         raise
-    from flows.stores.profiles import datasketches as library  # type: ignore[no-redef]
+    from flows.stores.profiles import datasketches as maker  # type: ignore[no-redef]
 
 
 def profile(frame: pd.DataFrame) -> bytes:
@@ -28,7 +28,7 @@ def profile(frame: pd.DataFrame) -> bytes:
     Per column: counts (rows, null, nan, inf, true), types, cardinality, distribution, integer range, frequent items.
     Missing values are null; text, None, times, lists and mixtures are accepted.
     """
-    return library.profile(frame)
+    return maker.profile(frame)
 
 
 def merge(parts: Sequence[bytes]) -> bytes:
@@ -38,12 +38,12 @@ def merge(parts: Sequence[bytes]) -> bytes:
     """
     if not parts:
         raise StoreError("no profile to merge: the window has no part; profile an empty frame instead")
-    return library.merge(parts)
+    return maker.merge(parts)
 
 
 def remembered(profile_bytes: bytes) -> dict[str, Remembered]:
     """What a profile remembers of each column; StoreError if it is none, or another library's."""
-    return library.remembered(profile_bytes)
+    return maker.remembered(profile_bytes)
 
 
 def cardinality(profile_bytes: bytes, column: str) -> float:

@@ -190,7 +190,7 @@ def test_another_library_has_other_parts(log: Journal, out: Path, monkeypatch: p
     """A home that moves to a machine without whylogs is profiled anew, and never merges what it cannot read."""
     path = finished(log, record(1), record(2))
     names = parts.profile(path, SUBJECT, *ALL, out)
-    monkeypatch.setattr(profiles, "library", datasketches)
+    monkeypatch.setattr(profiles, "maker", datasketches)
     assert parts.known(path, SUBJECT, *ALL, out) is None
     anew = parts.profile(path, SUBJECT, *ALL, out)
     assert not set(anew) & set(names)

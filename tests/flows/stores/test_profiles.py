@@ -71,7 +71,7 @@ assert profiles.reference_edges(made, "null", 10) == profiles.reference_edges(ma
 assert profiles.sketch(made, "null", edges=[0.0]).missing == 5000
 assert profiles.sketch(profiles.merge([made, made]), "null", edges=[0.0]).counts == (0, 0)
 assert threading.active_count() == 1, threading.enumerate()
-print(profiles.library.NAME, hashlib.sha256(made).hexdigest(), time.time())
+print(profiles.maker.NAME, hashlib.sha256(made).hexdigest(), time.time())
 """
 
 
@@ -91,7 +91,7 @@ def child(before: str) -> tuple[str, str, float]:
 @pytest.fixture(params=LIBRARIES, ids=lambda module: module.NAME, autouse=True)
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The library that profiles are made with."""
-    monkeypatch.setattr(profiles, "library", request.param)
+    monkeypatch.setattr(profiles, "maker", request.param)
     found: ModuleType = request.param
     return found
 
