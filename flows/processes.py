@@ -1,9 +1,11 @@
 """Processes that the stack starts and stops by name: pid file, log, a wait until healthy. Nothing else is ended."""
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +19,9 @@ import psutil
 from flows.errors import BentoflowError
 
 MARK = "BENTOFLOW_PROCESS"
+PORTS = 100  # how many are tried from the wanted one
 _children: dict[int, subprocess.Popen[bytes]] = {}  # what this process started and must reap
+_claims: dict[int, int] = {}  # ports that it chose and started nothing on yet, and the descriptors that lock them
 
 
 class ProcessError(BentoflowError):
@@ -36,16 +40,37 @@ class Process:
 
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
-    """`preferred` if nobody listens there, else a free one."""
-    for port in (preferred, 0):
+    """`preferred` if nobody listens there, else the next free one; any free one for 0.
+
+    The port is claimed: no other call gives it, here or in another process of this user, until what `start` starts on
+    it has ended, or this process has. A server takes seconds until it listens, and a second one would see it free.
+    """
+    last = min(preferred + PORTS, 65_536) - 1
+    for port in range(preferred, last + 1) if preferred else [0] * PORTS:
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 s.bind((host, port))
             except OSError:
                 continue
-            return int(s.getsockname()[1])
-    raise ProcessError(f"no free port on {host}")
+            found = int(s.getsockname()[1])
+            if _claim(found):
+                return found
+    raise ProcessError(f"no free port on {host}" + (f" from {preferred} to {last}" if preferred else ""))
+
+
+def _claim(port: int) -> bool:
+    """Lock a port's file; the lock goes on in whoever inherits the descriptor and ends with the last of them."""
+    folder = Path(tempfile.gettempdir()) / f"bentoflow-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(folder / str(port), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return False
+    _claims[port] = descriptor
+    return True
 
 
 def _started(pid: int) -> int | None:
@@ -80,8 +105,19 @@ def start(
     cwd: Path | None = None,
 ) -> Process:
     """Start a command in its own process group, output to a log; gives the living one of that name if there is one."""
-    if (alive := running(home, name)) is not None:
-        return alive
+    claim = _claims.pop(urlsplit(url).port or 0, None)
+    try:
+        if (alive := running(home, name)) is not None:
+            return alive
+        return _launch(home, name, command, url, {**(env or {}), MARK: _mark(home, name)}, cwd, claim)
+    finally:
+        if claim is not None:
+            os.close(claim)
+
+
+def _launch(
+    home: Path, name: str, command: Sequence[str], url: str, env: dict[str, str], cwd: Path | None, claim: int | None
+) -> Process:
     _sweep(home, name)
     log = home / "logs" / f"{name}.log"
     for folder in (log.parent, home / "run"):
@@ -94,7 +130,8 @@ def start(
             stdin=subprocess.DEVNULL,
             cwd=cwd,
             start_new_session=True,
-            env={**os.environ, **(env or {}), MARK: _mark(home, name)},
+            env={**os.environ, **env},
+            pass_fds=() if claim is None else (claim,),
         )
     _children[child.pid] = child
     process = Process(name=name, pid=child.pid, started=_started(child.pid) or 0, url=url, log=str(log))

@@ -1,8 +1,8 @@
 """Real servers for integration tests, each on 127.0.0.1 and ended by its own process."""
 
 import os
+import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,14 +17,14 @@ from typing import Any
 
 import httpx
 
+from flows import processes
+
 Answer = tuple[int, str]
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port below those of outgoing connections, which would keep a server from coming back to it."""
+    return processes.free_port(random.randrange(20_000, 32_000))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from flows.steps.monitoring import figures
 from flows.stores import answers, locks, transaction
 from tests import loop
 from tests.browser import assert_page_ok
+from tests.servers import free_port
 from tests.test_readme import commands
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
@@ -168,7 +169,7 @@ def test_a_version_is_reproduced_from_its_snapshot(home: Path) -> None:
 def test_bentoml_builds_and_serves_as_documented(home: Path) -> None:
     """`bentoml build` makes a bento; `bentoml serve` in the repository answers for the champion."""
     assert "Successfully built Bento" in loop.run(home, "bentoml", "build").stdout
-    port = processes.free_port()
+    port = free_port()
     with serving(home, "serve", port) as url:
         answer = httpx.post(f"{url}/predict", json={"user_id": 17}, timeout=20).json()
     assert answer["model_version"] == "1"
@@ -196,7 +197,7 @@ def test_feast_applies_as_documented(home: Path) -> None:
 
 def test_mlflow_ui_shows_the_runs(home: Path) -> None:
     """`mlflow ui`, without options but a port, serves the registry that the demo filled."""
-    port = processes.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     processes.start(
         home,

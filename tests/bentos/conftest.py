@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -40,6 +39,7 @@ from bentos.runtime.scoring.manifest import (
 )
 from bentos.runtime.scoring.release import RELEASE
 from bentos.runtime.scoring.scorer import Scorer
+from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2024, 6, 10, tzinfo=UTC)
@@ -351,9 +351,7 @@ def serving(
     home: Path, bentoml_home: Path, *, log: Path, env: dict[str, str] | None = None, service: str = "."
 ) -> Iterator[Server]:
     """A real `bentoml serve` in the project's root, ended with its workers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     start = time.monotonic()
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import processes
+from flows import environment, processes
 from flows.processes import Process, ProcessError
+from tests.servers import free_port
 
 # what is started here is meant to outlive the object that started it
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
@@ -186,11 +188,33 @@ def test_answers_tells_health_from_silence() -> None:
 
 
 def test_free_port_prefers_what_is_free() -> None:
-    """The wanted port if nobody listens there, else another one."""
+    """The wanted port if nobody listens there, else one of the next."""
+    wanted = free_port()
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", wanted))
         taken.listen()
-        port = taken.getsockname()[1]
-        other = processes.free_port(port)
-        assert other != port
-    assert processes.free_port(other) == other
+        assert wanted < processes.free_port(wanted) < wanted + processes.PORTS
+
+
+def test_a_port_is_given_once_until_what_started_on_it_has_ended(place: Path) -> None:
+    """Servers listen only after seconds, so two that start at once would both see the wanted port free."""
+    program = "import sys; from flows import processes; print(processes.free_port(int(sys.argv[1])))"
+    port = processes.free_port(free_port() + 1)
+
+    def given() -> int:
+        return int(subprocess.check_output([sys.executable, "-c", program, str(port)], cwd=environment.ROOT))
+
+    assert given() != port, "claimed, and nothing started on it yet"
+    silent = [sys.executable, "-c", SLEEPS]
+    processes.start(place, "silent", silent, url=f"http://127.0.0.1:{port}")
+    assert given() != port, "it runs, and does not listen yet"
+    processes.stop(place, "silent")
+    assert given() == port, "it has ended"
+
+
+def test_no_free_port_is_an_error_that_names_those_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user reads when the wanted port and the next ones are all taken."""
+    monkeypatch.setattr(processes, "PORTS", 1)
+    port = processes.free_port(free_port() + 1)
+    with pytest.raises(processes.ProcessError, match=f"no free port on 127.0.0.1 from {port} to {port}"):
+        processes.free_port(port)
