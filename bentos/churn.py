@@ -6,7 +6,7 @@ import bentoml
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from bentos import endpoint
+from bentos import endpoint, rows
 
 UserId = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1, description="The customer's number.", examples=[17])]
 Number = Annotated[float, Field(strict=True)]
@@ -38,8 +38,8 @@ class ChurnAnswer(BaseModel):
     arm: str = Field(examples=["champion"])
 
 
-ChurnRequests = endpoint.one_or_many(ChurnRequest, example={"user_id": 17})
-ChurnAnswers = endpoint.one_or_many_answers(ChurnAnswer)
+ChurnRequests = rows.one_or_many(ChurnRequest, example={"user_id": 17})
+ChurnAnswers = rows.one_or_many_answers(ChurnAnswer)
 
 
 @bentoml.service(name="churn", **endpoint.SERVICE)
@@ -49,7 +49,7 @@ class Churn(endpoint.Answering):
     use_case = "churn"
 
     @bentoml.api(input_spec=ChurnRequests, output_spec=ChurnAnswers)
-    async def predict(self, body: endpoint.Rows, /, ctx: bentoml.Context) -> Response:
+    async def predict(self, body: rows.Rows, /, ctx: bentoml.Context) -> Response:
         """Post `{"user_id": 17}` or a list of such objects; a list's bad rows get their own status (207)."""
         return await endpoint.reply(self.predictor, body, ctx)
 

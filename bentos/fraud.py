@@ -6,7 +6,7 @@ import bentoml
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from bentos import endpoint, retraining
+from bentos import endpoint, retraining, rows
 
 Key = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Number = Annotated[float, Field(strict=True)]
@@ -43,9 +43,9 @@ class FraudAnswer(BaseModel):
     arm: str = Field(examples=["champion"])
 
 
-FraudRequests = endpoint.one_or_many(FraudRequest, example=EXAMPLE)
-FraudRequestList = endpoint.many(FraudRequest, example=EXAMPLE)
-FraudAnswers = endpoint.one_or_many_answers(FraudAnswer)
+FraudRequests = rows.one_or_many(FraudRequest, example=EXAMPLE)
+FraudRequestList = rows.many(FraudRequest, example=EXAMPLE)
+FraudAnswers = rows.one_or_many_answers(FraudAnswer)
 
 
 @bentoml.service(name="fraud", **endpoint.SERVICE)
@@ -55,12 +55,12 @@ class Fraud(endpoint.Answering):
     use_case = "fraud"
 
     @bentoml.api(input_spec=FraudRequests, output_spec=FraudAnswers)
-    async def predict(self, body: endpoint.Rows, /, ctx: bentoml.Context) -> Response:
+    async def predict(self, body: rows.Rows, /, ctx: bentoml.Context) -> Response:
         """Post one payment or a list; a list's bad rows get their own status (207)."""
         return await endpoint.reply(self.predictor, body, ctx)
 
     @bentoml.api(route="/predict/batch", input_spec=FraudRequestList, output_spec=FraudAnswers)
-    async def predict_batch(self, body: endpoint.Rows, /, ctx: bentoml.Context) -> Response:
+    async def predict_batch(self, body: rows.Rows, /, ctx: bentoml.Context) -> Response:
         """Post a list of payments; the answers come in its order, a bad row's with its own status (207)."""
         return await endpoint.reply(self.predictor, body, ctx)
 

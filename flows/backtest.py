@@ -31,8 +31,7 @@ from flows.steps.data import cohorts
 from flows.steps.gating import gates
 from flows.steps.pages import backtest as pages
 from flows.steps.pages import page
-from flows.steps.training import candidate as candidates
-from flows.steps.training import dossier
+from flows.steps.training import arrays, dossier
 from flows.steps.training.search import Trial
 from flows.stores import backtests, features, lineage, locks, snapshots
 from flows.usecases.spec import UseCase
@@ -95,7 +94,7 @@ def assemble(case: UseCase, snapshot: str, until: pd.Timestamp, step: str, home:
     store = features.open_store(home)
     joined = features.point_in_time(store, pasts.labelled(case, events, until), case.feature_service)
     names, categorical = features.input_names(store, case), features.categorical_names(store, case)
-    return Past(case=case, rows=candidates.table(case, joined, names, categorical), until=until, step=step)
+    return Past(case=case, rows=arrays.table(case, joined, names, categorical), until=until, step=step)
 
 
 @task(cache_policy=NO_CACHE)

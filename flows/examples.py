@@ -14,8 +14,8 @@ from flows import usecases
 from flows.errors import StoreError
 from flows.steps.data import cohorts, quarantine
 from flows.steps.data.quarantine import Period
-from flows.steps.training import candidate as candidates
-from flows.steps.training.candidate import Table
+from flows.steps.training import arrays
+from flows.steps.training.arrays import Table
 from flows.stores import features, history, locks, prepared, snapshots
 from flows.usecases.spec import UseCase
 
@@ -65,7 +65,7 @@ def examples(case: UseCase, as_of: datetime | None, home: Path) -> Examples:
     cutoff = cohorts.test_start(case, moment, without)
     store = features.open_store(home)
     categorical = features.categorical_names(store, case)
-    everything = candidates.table(case, joined, features.input_names(store, case), categorical)
+    everything = arrays.table(case, joined, features.input_names(store, case), categorical)
     held_out = everything.times >= np.datetime64(cutoff.tz_localize(None))
     return Examples(
         snapshot=snapshot,

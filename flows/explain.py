@@ -20,7 +20,7 @@ from flows.errors import StoreError
 from flows.settings import settings
 from flows.steps.data import cohorts, quarantine
 from flows.steps.data.quarantine import Period
-from flows.steps.training import candidate, dossier, metrics
+from flows.steps.training import arrays, candidate, dossier, metrics
 from flows.steps.training.search import Trial
 from flows.stores import answers, bentos, features, lineage, registry, snapshots, tables
 
@@ -81,11 +81,11 @@ def reproduce(use_case: str, number: str, tolerance: float = 1e-6) -> dict[str, 
         events = snapshots.read(home, use_case, kept.snapshot)
         without = quarantine.restored(facts.get("quarantine"))
         joined = rebuilt(use_case, events, cohorts.utc(facts["as_of"]), Path(folder) / "home", without)
-    everything = candidate.table(case, joined, kept.names, kept.categorical)
+    everything = arrays.table(case, joined, kept.names, kept.categorical)
     held_out = everything.times >= np.datetime64(cohorts.utc(facts["test_cutoff"]).tz_localize(None))
     training, test = everything.part(~held_out), everything.part(held_out)
     if facts.get("drill") == "shuffled_labels":
-        training = candidate.mislabelled(training, kept.seed)
+        training = arrays.mislabelled(training, kept.seed)
     trial = Trial(estimator=facts["estimator"], params=facts["params"], folds=(0.0,))
     scorer = candidate.fit(case, training, trial, _blank(kept))[2]
     scores, threshold = scorer.score(test.x), scorer.manifest.threshold

@@ -22,9 +22,9 @@ from flows.settings import settings
 from flows.steps.data import cohorts
 from flows.steps.gating import gates
 from flows.steps.monitoring import policy, triggers
+from flows.steps.training import arrays, dossier, search
 from flows.steps.training import candidate as candidates
-from flows.steps.training import dossier, search
-from flows.steps.training.candidate import Table
+from flows.steps.training.arrays import Table
 from flows.stores import history, lineage, locks, registry, snapshots, tables, versions
 from flows.usecases.spec import UseCase
 
@@ -122,7 +122,7 @@ def _train(
     case: UseCase, as_of: datetime | None, reason: str, drill: Drill | None, decided: Decision, home: Path
 ) -> dict[str, Any]:
     rows = decided.examples or examples(case, as_of, home)
-    training = candidates.mislabelled(rows.train, case.seed) if drill == "shuffled_labels" else rows.train
+    training = arrays.mislabelled(rows.train, case.seed) if drill == "shuffled_labels" else rows.train
     test = rows.test
     if rows.without:
         periods = "; ".join(map(str, rows.without))

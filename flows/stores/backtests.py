@@ -22,7 +22,7 @@ from flows.steps.backtesting.trained import Costed, Trained
 from flows.steps.gating import gates
 from flows.steps.monitoring import estimates
 from flows.steps.monitoring.kinds import Promise
-from flows.steps.training.candidate import Table
+from flows.steps.training.arrays import Table
 from flows.steps.training.search import Trial
 from flows.stores import lineage, tables
 from flows.usecases.spec import UseCase

@@ -6,7 +6,7 @@ import bentoml
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from bentos import endpoint
+from bentos import endpoint, rows
 
 UserId = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Value = Annotated[float, Field(strict=True)] | str | None
@@ -36,8 +36,8 @@ class ShopAnswer(BaseModel):
     arm: str
 
 
-ShopRequests = endpoint.one_or_many(ShopRequest, example={"user_id": 17})
-ShopAnswers = endpoint.one_or_many_answers(ShopAnswer)
+ShopRequests = rows.one_or_many(ShopRequest, example={"user_id": 17})
+ShopAnswers = rows.one_or_many_answers(ShopAnswer)
 
 
 @bentoml.service(name="shop", **endpoint.SERVICE)
@@ -47,7 +47,7 @@ class Shop(endpoint.Answering):
     use_case = "shop"
 
     @bentoml.api(input_spec=ShopRequests, output_spec=ShopAnswers)
-    async def predict(self, body: endpoint.Rows, /, ctx: bentoml.Context) -> Response:
+    async def predict(self, body: rows.Rows, /, ctx: bentoml.Context) -> Response:
         """Post `{"user_id": 17}` or a list of such objects."""
         return await endpoint.reply(self.predictor, body, ctx)
 

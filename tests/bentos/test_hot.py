@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple
 
 from bentos.churn import ChurnRequest
-from bentos.endpoint import one_or_many
 from bentos.hot import Hot, HotRoutes, HotService, hot_routes
 from bentos.limits import Bounds, Limits
 from bentos.protocols.exchange import plain_error
+from bentos.rows import one_or_many
 from bentos.runtime.scoring.wire import ANY, Order
 
 from .conftest import FRESH, GIVEN, OLD, UNKNOWN

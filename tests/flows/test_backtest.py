@@ -26,7 +26,7 @@ from flows.status import status
 from flows.steps.backtesting import past as pasts
 from flows.steps.pages import backtest as pages
 from flows.steps.pages import page
-from flows.steps.training import candidate
+from flows.steps.training import arrays
 from flows.stores import backtests, features, locks, tables
 from tests import browser
 from tests.flows.conftest import SMALL, Bases, use
@@ -148,7 +148,7 @@ def test_a_training_of_the_replay_takes_the_rows_of_a_real_one(prepared: Path, b
     whole = assemble.fn(SMALL, bases.prepare["snapshot"], pd.Timestamp("1998-01-01", tz="UTC"), "MS", prepared)
     train, test = pasts.examples(whole, moment)
     joined = features.training_frame(store, SMALL, events, moment)
-    real = candidate.table(SMALL, joined, features.input_names(store, SMALL))
+    real = arrays.table(SMALL, joined, features.input_names(store, SMALL))
     held = real.times == test.times[0]
     for found, expected in ((train, real.part(~held)), (test, real.part(held))):
         pd.testing.assert_frame_equal(found.frame(), expected.frame())

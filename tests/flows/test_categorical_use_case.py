@@ -26,7 +26,7 @@ from flows.explain import explain, reproduce
 from flows.prepare import prepare
 from flows.release import release
 from flows.score import score
-from flows.steps.training import candidate
+from flows.steps.training import arrays
 from flows.stores import bentos, features, registry, tables
 from flows.train import train
 from tests.bentos import shop as service
@@ -159,7 +159,7 @@ def assembled(ran: Shop) -> None:
     categorical = features.categorical_names(store, case)
     events = tables.read_snapshot(ran.home / "snapshots" / "shop", ran.served.manifest.snapshot)
     joined = features.training_frame(store, case, events, pd.Timestamp(ran.now))
-    candidate.table(case, joined, features.input_names(store, case), categorical)
+    arrays.table(case, joined, features.input_names(store, case), categorical)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flows.errors import ContractError
 from flows.steps.data import cohorts
-from flows.steps.training.candidate import Table
+from flows.steps.training.arrays import Table
 from flows.usecases.spec import UseCase
 
 ENOUGH = 4  # windows below which one odd one decides

@@ -16,7 +16,8 @@ from flows.steps.monitoring import estimates
 from flows.steps.monitoring.kinds import METRIC, Promise
 from flows.steps.training import candidate as candidates
 from flows.steps.training import dossier, search
-from flows.steps.training.candidate import Rival, Table
+from flows.steps.training.arrays import Table
+from flows.steps.training.candidate import Rival
 from flows.steps.training.resampling import Interval
 from flows.steps.training.search import Trial
 from flows.usecases.spec import UseCase

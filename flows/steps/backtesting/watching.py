@@ -13,7 +13,8 @@ from flows.steps.monitoring import estimates, kinds, windows
 from flows.steps.monitoring.kinds import Level
 from flows.steps.training import metrics
 from flows.steps.training import prospect as prospects
-from flows.steps.training.candidate import Rival, Table
+from flows.steps.training.arrays import Table
+from flows.steps.training.candidate import Rival
 from flows.steps.training.prospect import Prospect
 from flows.usecases.spec import UseCase
 

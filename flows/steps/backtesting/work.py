@@ -12,7 +12,7 @@ from flows.steps.backtesting.trained import Costed, Trained, costed
 from flows.steps.gating.gates import Verdict
 from flows.steps.monitoring.kinds import Level
 from flows.steps.training import metrics
-from flows.steps.training.candidate import Table
+from flows.steps.training.arrays import Table
 from flows.steps.training.prospect import Prospect
 from flows.steps.training.resampling import Floats
 

@@ -14,7 +14,8 @@ from flows.steps.gating import gates
 from flows.steps.monitoring import estimates, transfer
 from flows.steps.pages import plots
 from flows.steps.training import card, probes, search
-from flows.steps.training.candidate import Candidate, Table
+from flows.steps.training.arrays import Table
+from flows.steps.training.candidate import Candidate
 from flows.usecases.spec import UseCase
 
 TRAINING = "training.json"

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.steps.training import search
-from flows.steps.training.candidate import Rival, Table
+from flows.steps.training.arrays import Table
+from flows.steps.training.candidate import Rival
 from flows.steps.training.metrics import MIN_CLASS_ROWS
 from flows.steps.training.resampling import Interval, paired_gain
 from flows.steps.training.search import Trial

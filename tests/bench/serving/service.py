@@ -6,7 +6,7 @@ import bentoml
 from pydantic import Field
 from starlette.responses import Response
 
-from bentos import endpoint
+from bentos import endpoint, rows
 from bentos.churn import Churn, ChurnAnswers, ChurnRequest, Number
 from tests.bench.serving.artefact import CATEGORIES
 
@@ -17,7 +17,7 @@ class MixedRequest(ChurnRequest):
     features: dict[str, Number | Annotated[str, Field(strict=True)] | None] | None = None
 
 
-MixedRequests = endpoint.one_or_many(MixedRequest, example={"user_id": 17})
+MixedRequests = rows.one_or_many(MixedRequest, example={"user_id": 17})
 
 
 @bentoml.service(name="churn", **endpoint.SERVICE)
@@ -27,7 +27,7 @@ class Mixed(endpoint.Answering):
     use_case = "churn"
 
     @bentoml.api(input_spec=MixedRequests, output_spec=ChurnAnswers)
-    async def predict(self, body: endpoint.Rows, /, ctx: bentoml.Context) -> Response:
+    async def predict(self, body: rows.Rows, /, ctx: bentoml.Context) -> Response:
         """One row or a list of rows."""
         return await endpoint.reply(self.predictor, body, ctx)
 

@@ -9,8 +9,9 @@ import pytest
 
 from bentos.runtime.scoring.manifest import Manifest
 from flows.steps.gating import gates
-from flows.steps.training import candidate
-from flows.steps.training.candidate import Candidate, Rival, Table
+from flows.steps.training import arrays, candidate
+from flows.steps.training.arrays import Table
+from flows.steps.training.candidate import Candidate, Rival
 from flows.steps.training.search import Trial
 from flows.usecases import churn
 from flows.usecases.spec import Slice
@@ -74,7 +75,7 @@ def test_a_joined_frame_becomes_arrays_in_the_asked_order() -> None:
             "buys": [3.0, np.nan],
         }
     )
-    found = candidate.table(CASE, joined, ["buys", "age"])
+    found = arrays.table(CASE, joined, ["buys", "age"])
     np.testing.assert_array_equal(found.x, [[3.0, 1.0], [np.nan, 2.0]])
     assert (found.y.tolist(), found.entities.tolist()) == ([1, 0], [3, 5])
     assert found.times[1] == np.datetime64("1997-07-01")
@@ -85,10 +86,10 @@ def test_a_joined_frame_becomes_arrays_in_the_asked_order() -> None:
 def test_shuffled_labels_keep_the_base_rate_only() -> None:
     """The planted fault moves labels to other rows, the same way for the same seed, and leaves the original alone."""
     before = TRAIN.y.copy()
-    wrong = candidate.mislabelled(TRAIN, 7)
+    wrong = arrays.mislabelled(TRAIN, 7)
     assert wrong.y.sum() == TRAIN.y.sum()
     assert (wrong.y != TRAIN.y).mean() > 0.2
-    np.testing.assert_array_equal(wrong.y, candidate.mislabelled(TRAIN, 7).y)
+    np.testing.assert_array_equal(wrong.y, arrays.mislabelled(TRAIN, 7).y)
     np.testing.assert_array_equal(TRAIN.y, before)
 
 

@@ -10,7 +10,8 @@ import pytest
 from bentos.runtime.scoring.scorer import Scorer
 from flows.steps.data import cohorts
 from flows.steps.training import candidate, prospect
-from flows.steps.training.candidate import Rival, Table
+from flows.steps.training.arrays import Table
+from flows.steps.training.candidate import Rival
 from flows.steps.training.prospect import Prospect, measure
 from flows.steps.training.resampling import Interval
 from flows.usecases import churn, fraud

@@ -15,7 +15,7 @@ from flows.steps.backtesting.replay import Run
 from flows.steps.backtesting.trained import Costed, Trained
 from flows.steps.backtesting.work import Work
 from flows.steps.gating import gates
-from flows.steps.training.candidate import Table
+from flows.steps.training.arrays import Table
 from flows.steps.training.search import Trial
 from flows.usecases.spec import Column, Contract, DriftRules, GateRules, Retraining, SimulatedSource, UseCase
 
