@@ -202,7 +202,7 @@ def compose(results: Results, *, single: bool) -> tuple[int, str, bytes]:
             return 200, result.request_id, result.encoded
         return result.status, os.urandom(16).hex(), orjson.dumps(result.dump())
     if not (failed := errors(results)):
-        return 200, os.urandom(16).hex(), b"[%b]" % encoded(results)
+        return 200, os.urandom(16).hex(), encoded(results)
     parts = [r.encoded if isinstance(r, Answer) else orjson.dumps({"status": r.status, **r.dump()}) for r in results]
     status = failed[min(failed)].status if len(failed) == len(results) else 207
     return status, os.urandom(16).hex(), b"[%b]" % b",".join(parts)

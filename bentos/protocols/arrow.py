@@ -1,5 +1,6 @@
 """Arrow IPC streams at /predict: a table of rows in, a table of answers out; either of them can be JSON instead."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,8 +37,7 @@ async def predict(call: Call) -> Response:
     answers = await call.answers(rows)
     accept = call.request.headers.get("accept", "*/*").lower()
     if JSON in accept and STREAM not in accept:
-        content = b"[%b]" % encoded(answers)
-        return Response(content, headers=request_id(answers), media_type=JSON)
+        return Response(encoded(answers), headers=request_id(answers), media_type=JSON)
     entity = column(answers, "entity")[0] if answers else call.asked()[1].manifest.entity
     content = await aside(len(call.body), to_stream, answers, entity)
     return Response(content, headers=request_id(answers), media_type=STREAM)
@@ -130,6 +130,15 @@ def _is_text(kind: "pa.DataType") -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def _array(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
+    """An Arrow array; one that has the same value everywhere is made from it alone."""
+    import pyarrow as pa
+
+    if values and values[0] == values[-1] and values.count(values[0]) == len(values):
+        return pa.repeat(pa.scalar(values[0], kind), len(values))
+    return pa.array(values, kind)
+
+
 def to_stream(answers: Results, entity: str) -> bytes:
     """The answers as a stream of one batch: the key, what was decided, and by what."""
     import pyarrow as pa
@@ -146,7 +155,7 @@ def to_stream(answers: Results, entity: str) -> bytes:
         "release": pa.string(),
         "arm": pa.string(),
     }
-    arrays = {name: pa.array(column(answers, name), kind) for name, kind in kinds.items()}
+    arrays = {name: _array(column(answers, name), kind) for name, kind in kinds.items()}
     named = {"request_id": arrays.pop("request_id"), entity: pa.array(keys, key_type)} | arrays
     batch = pa.RecordBatch.from_arrays(list(named.values()), names=list(named))
     sink = pa.BufferOutputStream()

@@ -7,6 +7,7 @@ column alone, and then the features come from the online store. A row that bring
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -52,13 +53,15 @@ class Keys:
     def check(self, column: Column, field: str, *, required: bool) -> list[Any]:
         """A column's keys, None where it has none; whole numbers may come as floats, as tables with gaps have them."""
         found = column.tolist() if isinstance(column, np.ndarray) else list(column)
-        found = [_whole(value) if type(value) is float else value for value in found]
-        there = [i for i, value in enumerate(found) if value is not None]
+        there: Sequence[int] = range(len(found))
+        if not {float, NoneType}.isdisjoint(map(type, found)):
+            found = [_whole(value) if type(value) is float else value for value in found]
+            there = [i for i, value in enumerate(found) if value is not None]
         if required and len(there) < len(found):
             row = next(i for i, value in enumerate(found) if value is None)
             raise Refused(400, "is missing, and there are no features instead", row=row, field=field)
         try:
-            self._many.validate_python([found[i] for i in there])
+            self._many.validate_python(found if len(there) == len(found) else [found[i] for i in there])
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             raise Refused(400, first["msg"], row=there[int(first["loc"][0])], field=field) from None

@@ -69,7 +69,7 @@ class Columnar(Sequence[Answer | RowError]):
 
     @abstractmethod
     def encoded(self) -> bytes:
-        """The JSON of all answers, a comma between them."""
+        """The JSON list of all answers."""
 
 
 class Parts(Columnar):
@@ -105,8 +105,8 @@ class Parts(Columnar):
         return [value for part in self.parts for value in column(part, name)]
 
     def encoded(self) -> bytes:
-        """The JSON of all answers, a comma between them."""
-        return b",".join(filter(None, map(encoded, self.parts)))
+        """The JSON list of all answers."""
+        return b"[%b]" % b",".join(filter(None, [encoded(part)[1:-1] for part in self.parts]))
 
 
 def join(parts: Sequence[Results]) -> Results:
@@ -134,7 +134,7 @@ def errors(results: Results) -> dict[int, RowError]:
 
 
 def encoded(results: Results) -> bytes:
-    """The JSON of all answers among results, a comma between them."""
+    """The JSON list of all answers among results."""
     if (kept := _columnar(results)) is not None:
         return kept.encoded()
-    return b",".join([result.encoded for result in results if isinstance(result, Answer)])
+    return b"[%b]" % b",".join([result.encoded for result in results if isinstance(result, Answer)])

@@ -24,7 +24,7 @@ def compose(
     """The line of a block; `values` has a list or array per feature, NaN and None where missing."""
     alike, each = dict(same), {}
     for name, column in columns.items():
-        if name != "score" and len(set(column)) == 1:
+        if column[0] == column[-1] and column.count(column[0]) == rows:
             alike[name] = column[0]
         else:
             each[name] = column

@@ -159,7 +159,8 @@ WRONG = (
     ("number_5", 10**400, "feature number_5 is too large"),
     ("number_0", float("nan"), "feature number_0 is nan; give a number"),
 )
-VOUCHED = [case for case in WRONG if not isinstance(case[1], bool) and case[1] != "12.5"]  # of what the wire keeps out
+# what the wire keeps out is left out: test_wire shows that it does
+VOUCHED = [case for case in WRONG if not isinstance(case[1], bool) and str(case[1]) not in ("12.5", "nan")]
 
 
 @pytest.mark.parametrize(

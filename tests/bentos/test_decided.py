@@ -52,7 +52,7 @@ def test_columns_have_what_the_rows_have(decider, n):
     answers = [row for row in rows if isinstance(row, Answer)]
     for name in FIELDS:
         assert list(column(found, name)) == [getattr(a, name) for a in answers] == list(column(rows, name))
-    assert encoded(found) == b",".join([a.encoded for a in answers]) == encoded(rows)
+    assert encoded(found) == b"[%b]" % b",".join([a.encoded for a in answers]) == encoded(rows)
     assert errors(found) == {i: row for i, row in enumerate(rows) if isinstance(row, RowError)} == errors(rows)
 
 

@@ -7,8 +7,8 @@ import httpx
 import orjson
 import pyarrow as pa
 import pytest
+from pydantic import BaseModel
 
-from bentos import endpoint
 from bentos.protocols import HANDLERS, Protocols
 from bentos.protocols.columns import Keys, Layout, Refused, floats
 from bentos.runtime.predictor import Predictor
@@ -179,7 +179,7 @@ def test_metrics_count_calls_and_refusals(http):
     assert [b - a for a, b in zip(before, counted(), strict=True)] == [3, 2, 1]
 
 
-class TextKey(endpoint.BaseModel):
+class TextKey(BaseModel):
     """A row whose entity has a text for a key."""
 
     card_id: str

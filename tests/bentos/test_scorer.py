@@ -92,6 +92,18 @@ def test_operators_are_those_that_the_onnx_package_finds(wide):
     assert operators(content) == {node.op_type for node in onnx.load_from_string(content).graph.node}
 
 
+def test_many_rows_go_through_trees_in_the_order_of_the_input_that_matters_most():
+    """Found by trying; each row keeps its place, which the tests of company and order show."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(600, WIDTH)).astype(np.float32)
+    y = (x[:, 3] + 0.3 * x[:, 7] > 0).astype(int)
+    model = Model(to_onnx(HistGradientBoostingClassifier(max_iter=20, random_state=0).fit(x, y), WIDTH))
+    assert model.leading == 3
+    assert (model.scores(x) == np.concatenate([model.scores(x[i : i + 1]) for i in range(len(x))])).all()
+
+
 def test_a_model_whose_scores_depend_on_company_runs_row_by_row(model, monkeypatch):
     """Whatever a kernel does with several rows, a model that fails the trial at load never batches."""
     real = Model._run

@@ -73,6 +73,15 @@ def test_what_is_no_row_is_left_alone(body):
     assert Wire(ChurnRequest, single=False).decode(b'{"user_id": 1}') is None
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "-1e400", "1" + "0" * 400])
+def test_a_number_off_the_wire_is_finite(number):
+    """So what is not finite in a matrix of such rows was null, and nobody has to look for it."""
+    body = b'{"user_id": 1, "features": {"%s": %s, "%s": 1e308}}'
+    names = [name.encode() for name in NAMES]
+    assert Wire(ChurnRequest, ORDER).decode(body % (names[0], number.encode(), names[1])) is None
+    assert Wire(ChurnRequest, ORDER).decode(body % (names[0], b"null", names[1])) is not None
+
+
 def test_a_model_that_asks_for_more_than_types_is_unfit():
     """Validators, patterns, defaults and aliases are pydantic's to apply."""
 

@@ -93,7 +93,8 @@ class Decided(Columnar):
         """The answers of the rows that have one."""
         if not (n := len(self.columns.ids)):
             return []
-        encoded = ENCODER.encode_lines(self._written()).split(b"\n") if n > 1 else [self.encoded()]
+        lines = self._written()
+        encoded = ENCODER.encode_lines(lines).split(b"\n") if n > 1 else [ENCODER.encode(lines[0])]
         (ids, scores, risks, _, stale, _), ready, script = self.columns, self.gathered.ready, self.script
         entity, by = repeat(script.served.manifest.entity), map(repeat, script.fixed)
         return list(map(Answer, ids, entity, ready.keys, scores, risks, ready.event_times, stale, *by, encoded))
@@ -124,8 +125,8 @@ class Decided(Columnar):
         return [served.model_version] * n
 
     def encoded(self) -> bytes:
-        """The JSON of all answers, a comma between them."""
-        return ENCODER.encode(self._written())[1:-1]
+        """The JSON list of all answers."""
+        return ENCODER.encode(self._written())
 
     def record(self) -> bytes:
         """The journal's line of the answers, its end included; nothing if there are none."""
@@ -185,5 +186,7 @@ def _struct(names: Sequence[str], fixed: Mapping[str, Any]) -> Any:
 
 def written(moments: Sequence[datetime | None]) -> list[str | None]:
     """Moments as they stand in answers and records; few of them differ."""
+    if moments and moments[0] is None and moments.count(None) == len(moments):
+        return [None] * len(moments)
     known = {moment: None if moment is None else moment.isoformat() for moment in set(moments)}
     return [known[moment] for moment in moments]

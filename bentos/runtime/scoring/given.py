@@ -9,7 +9,7 @@ import numpy as np
 from msgspec.structs import astuple
 
 from bentos.runtime.answers import RowError
-from bentos.runtime.scoring.categories import MAX_TEXT, Categories, Texts
+from bentos.runtime.scoring.categories import MAX_TEXT, NOT_FOUND, Categories, Texts
 from bentos.runtime.scoring.model import Floats
 from bentos.runtime.scoring.wire import Values
 
@@ -102,36 +102,42 @@ class Given:
             found[given_at[at]] = self._not_numbers(given[at]) or found[given_at[at]]
 
     def matrices(self, features: Sequence[Values]) -> tuple[Floats, Texts] | None:
-        """Coded values and texts of features of the right names and types; None if one is not finite, or too long."""
+        """Coded values and texts of features of the right names and types; None if a number or text is too large.
+
+        A number that came over the wire is finite, so what is not in the matrix was null.
+        """
         columns: list[Sequence[Any]] = list(zip(*map(astuple, features), strict=True))
-        if not all(_plain_texts(columns[j]) for j in self.categories.columns):
-            return None
-        numbers = [columns[j] for j in self.categories.numbers]
         try:
-            x = np.array(numbers, dtype=np.float64)
+            x = np.array([columns[j] for j in self.categories.numbers], dtype=np.float64)
         except OverflowError:  # an integer too large for a float
-            return None
-        if np.count_nonzero(np.isfinite(x)) != x.size - sum(column.count(None) for column in numbers):
             return None
         return self._coded(len(features), x, columns)
 
     def arrays(self, columns: Sequence[Any]) -> tuple[Floats, Texts] | None:
         """The same of a table's columns, whose numbers are arrays with NaN where missing."""
-        if not all(_plain_texts(columns[j]) for j in self.categories.columns):
-            return None
         x = np.array([columns[j] for j in self.categories.numbers], dtype=np.float64)
-        return None if np.isinf(x).any() else self._coded(len(columns[0]), x, columns)
+        return self._coded(len(columns[0]), x, columns)
 
-    def _coded(self, n: int, x: Floats, columns: Sequence[Sequence[Any]]) -> tuple[Floats, Texts]:
-        """Coded values and texts of n rows from the numbers [numbers, n] and the columns of texts."""
+    def _coded(self, n: int, x: Floats, columns: Sequence[Sequence[Any]]) -> tuple[Floats, Texts] | None:
+        """Coded values and texts of n rows from the numbers [numbers, n], NaN where missing, and the texts' columns.
+
+        None if a number is infinite or a text is none that a request may bring.
+        """
+        if np.isinf(x).any():
+            return None
         texts = np.empty((n, len(self.categories.columns)), dtype=object)
         if not self.categories.columns:
             return np.ascontiguousarray(x.T), texts
         values = np.empty((n, len(columns)))
         values[:, self.categories.numbers] = x.T
         for c, j in enumerate(self.categories.columns):
-            texts[:, c] = columns[j]
-            values[:, j] = self.categories.codes(c, columns[j])
+            try:
+                codes = self.categories.codes(c, columns[j])
+            except TypeError:  # a list or an object
+                return None
+            if NOT_FOUND in codes and not _plain_texts(columns[j]):
+                return None
+            texts[:, c], values[:, j] = columns[j], codes
         return values, texts
 
     def _put_mixed(
