@@ -46,6 +46,7 @@ class Metrics:
     arm_rows: Counter
     arm_seconds: Histogram
     shadow_rows: Counter
+    unshipped: Gauge
     lookups: Counter
 
 
@@ -80,6 +81,12 @@ def metrics() -> Metrics:
             buckets=SECONDS,
         ),
         Counter("bentoflow_shadow_rows", "Rows for a shadow by what became of them", ["use_case", "arm", "outcome"]),
+        Gauge(
+            "bentoflow_journal_unshipped_seconds",
+            "Age of the oldest finished segment that the bucket does not have, 0 if it has all",
+            ["use_case"],
+            multiprocess_mode="livemax",
+        ),
         Counter(
             "bentoflow_feature_lookups",
             "Rows looked up in the feature cache; a miss is an entity that was read",

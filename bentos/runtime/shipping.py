@@ -9,11 +9,12 @@ import fcntl
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bentos.runtime import journal
+from bentos.runtime import journal, metrics
 from bentos.runtime.bucket import Bucket, BucketError, opened
 from bentos.runtime.home import replace
 from bentos.runtime.journal import SHIPPED, Journal
@@ -72,6 +73,15 @@ def fetch(folder: Path, bucket: Bucket, use_case: str) -> list[str]:
     return new
 
 
+def unshipped_seconds(folder: Path) -> float:
+    """How long ago the oldest of the finished segments that are not shipped was written to; 0 if all are."""
+    written = []
+    for path in folder.glob("*.jsonl"):
+        with suppress(FileNotFoundError):  # another process ships it now
+            written.append(path.stat().st_mtime)
+    return max(0.0, time.time() - min(written)) if written else 0.0
+
+
 def shipper(book: Journal, use_case: str) -> "Shipper | None":
     """What ships a service's journal, None without a bucket."""
     bucket = opened()
@@ -109,6 +119,7 @@ class Shipper:
             except (BucketError, OSError) as error:
                 wait = min(LONGEST_S, max(1.0, 2 * wait))
                 log.error("the journal is kept here and shipped later: %s", error)
+            metrics.metrics().unshipped.labels(self._use_case).set(unshipped_seconds(self._book.folder))
 
 
 @contextmanager

@@ -238,6 +238,11 @@ BUSINESS = Board(
             unit="bytes",
         ),
         Panel(title="Segments of the journal", queries=((f"bentoflow_journal_segments{{{CASE}}}", "{{use_case}}"),)),
+        Panel(
+            title="Oldest segment that the bucket has not",
+            queries=((f"bentoflow_journal_unshipped_seconds{{{CASE}}}", "{{use_case}}"),),
+            unit="s",
+        ),
     ),
 )
 

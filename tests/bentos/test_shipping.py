@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from bentos.runtime import bucket, journal, shipping
 from bentos.runtime.bucket import Bucket, BucketError
@@ -41,6 +42,12 @@ def folder(tmp_path: Path) -> Path:
         book.append(records(5, start))
         book.close()
     return tmp_path / "journal"
+
+
+def unshipped(use_case: str) -> float:
+    """What the service's metric says of the oldest segment that is not shipped."""
+    found = REGISTRY.get_sample_value("bentoflow_journal_unshipped_seconds", {"use_case": use_case})
+    return -1.0 if found is None else found
 
 
 def test_finished_segments_are_shipped_once_and_stay_readable(folder: Path, kept: Bucket) -> None:
@@ -123,9 +130,13 @@ def test_a_bucket_that_is_away_costs_nothing_but_time(folder: Path, kept: Bucket
     with pytest.raises(BucketError, match="did not write journal/churn/"):
         shipping.ship(folder, kept, "churn", wait=True)
     assert ids(folder) == [str(i) for i in range(12)]
+    assert unshipped("churn") > 0
     place.unlink()
     deadline = time.monotonic() + 20
     while len(kept.names("journal/churn")) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    while unshipped("churn") > 0:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     book.append(records(1, 12))

@@ -223,7 +223,7 @@ def watching(folder: Path, targets: dict[str, str], webhook: str) -> None:
 
 @contextmanager
 def answering(folder: Path) -> Iterator[str]:
-    """A service with a champion, a canary, a shadow and a feature cache; its address."""
+    """A service with a champion, a canary, a shadow, a feature cache and a bucket; its address."""
     home, bentoml = folder / "home", folder / "bentoml"
     fill_store(home)
     set_clock(home)
@@ -234,7 +234,9 @@ def answering(folder: Path) -> Iterator[str]:
     ]
     arms = (Arm("champion", tags[0], 0.5), Arm("canary", tags[1], 0.5), Arm("shadow", tags[2], 0.0))
     rollout.write(rollout.rollout_path(home, "churn"), Rollout(arms, salt="s"))
-    with serving(home, bentoml, log=folder / "log", env={"BENTOFLOW_FEATURE_CACHE_S": "60"}) as server:
+    bucket = (folder / "bucket").as_uri()
+    settings = {"BENTOFLOW_FEATURE_CACHE_S": "60", "BENTOFLOW_BUCKET": bucket}
+    with serving(home, bentoml, log=folder / "log", env=settings) as server:
         yield server.url
 
 
