@@ -3,6 +3,8 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 
 from flows import environment
 
+Tell = Callable[[str], None]
+TOLD = "told"
 STATE = pytest.StashKey[Path]()
 SHARED = "TESTS_SHARED"  # names a folder for what one process of the tests makes for all of them
 # What `make test ARGS=...` hands down to every make below it: a test's own `make up` would take pytest's options.
@@ -23,6 +27,7 @@ LONGEST = [
     "test_event_loop",
     "test_transaction",
     "test_backends",
+    "test_terraform",
     "test_mutations",
     "test_readme",
     "test_backtest",
@@ -59,6 +64,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "tests/container" if nodeid.startswith("tests/container/") else super()._split_scope(nodeid)
 
     return Scheduling(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What tests told is printed at the end, which no worker can do while it runs."""
+    for report in [report for reports in terminalreporter.stats.values() for report in reports]:
+        told = [text for name, text in getattr(report, "user_properties", ()) if name == TOLD]
+        if told and report.when == "call":
+            terminalreporter.section(report.nodeid, sep="-")
+            terminalreporter.line("\n".join(told))
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Print a text at the end of the run."""
+    return partial(record_property, TOLD)
 
 
 @pytest.fixture

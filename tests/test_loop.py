@@ -251,6 +251,7 @@ def test_every_command_of_the_readme_runs(home: Path, stack: dict[str, str]) -> 
         ("intent", "reverted"),
         ("staged", "reverted"),
         ("smoked", "reverted"),
+        ("walked", "reverted"),
         ("committed", "completed"),
         ("switched", "completed"),
     ],

@@ -27,6 +27,7 @@ from flows.stores.containers import Container
 from flows.targets import local
 from flows.targets import registry as remote
 from tests import loop
+from tests.conftest import Tell
 from tests.container.conftest import ENGINE, PLANTED, Shipped, quiet
 from tests.container.machine import Machine, locked_registry
 
@@ -61,16 +62,17 @@ def inside(container: Container, command: str) -> str | None:
     return containers.execute(ENGINE, container, "sh", "-c", command)
 
 
-def test_a_release_names_its_image_by_digest_everywhere(shipped: Shipped, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_release_names_its_image_by_digest_everywhere(
+    shipped: Shipped, capsys: pytest.CaptureFixture[str], tell: Tell
+) -> None:
     """Result, MLflow version and history have the same repository@sha256 of each release; nothing is under way."""
     for done in (shipped.first, shipped.second):
         image = images.parsed(done["image"])
         assert image.repository == f"{shipped.machine.host}/shop/churn"
         assert registry.get("churn", done["version"]).tags["image"] == done["image"]
     assert shipped.first["image"] != shipped.second["image"]
-    with capsys.disabled():
-        print()
-        show(shipped.second)
+    show(shipped.second)
+    tell(capsys.readouterr().out)
     lines = [line for line in history.read(shipped.home, "churn") if line["action"] == "promoted"]
     assert [line["image"] for line in lines] == [shipped.first["image"], shipped.second["image"]]
     assert registry.aliases("churn") == {"champion": "2", "previous": "1"}
@@ -128,9 +130,7 @@ def test_the_image_says_where_it_came_from(shipped: Shipped) -> None:
     assert found["bentoflow.snapshot"] == tags["snapshot"]
 
 
-def test_what_was_pulled_runs_with_nothing_it_could_do_without(
-    running: Container, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_pulled_runs_with_nothing_it_could_do_without(running: Container, tell: Tell) -> None:
     """Uid 10001, no capability, none to be gained, a read-only root, seccomp; in the image's own words."""
     containers.check_hardened(ENGINE, running)
     status = inside(running, "cat /proc/1/status") or ""
@@ -138,8 +138,7 @@ def test_what_was_pulled_runs_with_nothing_it_could_do_without(
     assert inside(running, "touch /bentoflow") is None
     assert inside(running, "touch /home/bentoml/bento/src/bentos/churn.py") is None
     assert inside(running, "touch /tmp/bentoflow-may") is not None
-    with capsys.disabled():
-        print(f"\nready after {running.ready_s:.1f} s")
+    tell(f"ready after {running.ready_s:.1f} s")
 
 
 def test_what_was_pulled_answers_the_golden_rows(shipped: Shipped, running: Container) -> None:
@@ -176,28 +175,24 @@ def test_no_compiler_no_cache_and_no_secret_is_in_the_image(running: Container, 
     assert PLANTED not in configured.stdout
 
 
-def test_every_large_package_is_accounted_for(
-    shipped: Shipped, running: Container, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_large_package_is_accounted_for(shipped: Shipped, running: Container, tell: Tell) -> None:
     """The image has less than 900 MB, and each package over 20 MB has a reason to be there."""
     sizes = json.loads(containers.execute(ENGINE, running, "/app/.venv/bin/python", "-c", SIZES) or "{}")
     large = {name: size for name, size in sizes.items() if size > 20e6}
     whole = json.loads(shipped.machine.podman("image", "inspect", shipped.second["image"]))[0]["Size"]
-    with capsys.disabled():
-        print(f"\nimage of {whole / 1e6:.0f} MB: " + ", ".join(f"{n} {s / 1e6:.0f}" for n, s in sorted(large.items())))
+    tell(f"image of {whole / 1e6:.0f} MB: " + ", ".join(f"{n} {s / 1e6:.0f}" for n, s in sorted(large.items())))
     assert whole < 900e6
     assert large.keys() == LARGE.keys()
 
 
-def test_the_bill_of_materials_is_kept_with_the_version(shipped: Shipped, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bill_of_materials_is_kept_with_the_version(shipped: Shipped, tell: Tell) -> None:
     """Python and Debian packages of the image in CycloneDX, under the image's digest."""
     digest = images.parsed(shipped.second["image"]).digest
     run = registry.get("churn", "2").run_id
     found = mlflow.artifacts.load_dict(f"runs:/{run}/image/{digest[7:19]}.cdx.json")
     assert found["metadata"]["component"]["version"] == digest
     purls = {part["purl"] for part in found["components"]}
-    with capsys.disabled():
-        print("\n" + "\n".join(sorted(purls)))
+    tell("\n".join(sorted(purls)))
     pins = [line for line in (loop.ROOT / "bentofile.yaml").read_text().split() if "==" in line]
     for pin in pins:
         name, version = pin.split("==")
@@ -206,7 +201,7 @@ def test_the_bill_of_materials_is_kept_with_the_version(shipped: Shipped, capsys
 
 
 @pytest.mark.parametrize("name", ["release", "flows"])
-def test_the_dockerfile_passes_hadolint(shipped: Shipped, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_dockerfile_passes_hadolint(shipped: Shipped, name: str, tell: Tell) -> None:
     """Nothing beyond what BentoML's template is known for, and nothing at all in our own; findings are shown."""
     theirs = Path(bentos_folder(shipped.second["bento"])) / "env" / "docker" / "Dockerfile"
     file, known = (theirs, IGNORED) if name == "release" else (loop.ROOT / "infra/images/flows.Containerfile", ())
@@ -214,8 +209,7 @@ def test_the_dockerfile_passes_hadolint(shipped: Shipped, name: str, capsys: pyt
     assert hadolint is not None
     done = subprocess.run([hadolint, "--no-color", str(file)], capture_output=True, text=True)
     found = [line.removeprefix(f"{file}:") for line in done.stdout.splitlines()]
-    with capsys.disabled():
-        print(f"\nhadolint finds {len(found)} in the Dockerfile of the {name}", *found, sep="\n")
+    tell("\n".join([f"hadolint finds {len(found)} in the Dockerfile of the {name}", *found]))
     assert [line for line in found if line.split()[1] not in known] == []
     assert "build-essential" not in file.read_text()
 

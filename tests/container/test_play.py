@@ -21,6 +21,7 @@ from flows.steps.rollouts.workload import Deployed, Object
 from flows.stores import bentos, containers, images
 from flows.stores.containers import Container
 from flows.targets import local
+from tests.conftest import Tell
 from tests.container.conftest import ENGINE, Shipped
 from tests.container.machine import Machine
 from tests.infra.rendered import KUBERNETES, kustomized
@@ -131,9 +132,7 @@ def inside(played: Played, command: str) -> str | None:
     return containers.execute(ENGINE, played.container, "sh", "-c", command)
 
 
-def test_the_deployment_runs_with_its_security_context(
-    played: Played, shipped: Shipped, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_deployment_runs_with_its_security_context(played: Played, shipped: Shipped, tell: Tell) -> None:
     """Uid, capabilities, read-only root, memory and writable places are as declared, in the kernel's own words."""
     containers.check_hardened(ENGINE, played.container)
     spec = played.deployment["spec"]["template"]["spec"]
@@ -148,8 +147,7 @@ def test_the_deployment_runs_with_its_security_context(
     (found,) = json.loads(shipped.machine.podman("inspect", played.container.name))
     assert found["HostConfig"]["ReadonlyRootfs"] is True
     assert found["HostConfig"]["Memory"] == 2**30
-    with capsys.disabled():
-        print(f"\nthe Deployment was ready after {played.container.ready_s:.1f} s")
+    tell(f"the Deployment was ready after {played.container.ready_s:.1f} s")
 
 
 def test_the_deployment_answers_for_its_release(played: Played, shipped: Shipped) -> None:

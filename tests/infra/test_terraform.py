@@ -1,13 +1,14 @@
 """The AWS modules: formatted, valid, joined as meant, refused where wrong, clean to checkov, applied to moto and gone.
 
-moto accepts much that AWS refuses, has no EKS add-ons and no EFS backups, and waiters for EKS and RDS take minutes:
-network, cluster, files, database and cache are applied to the mocked provider alone.
+moto accepts much that AWS refuses, and has no EKS add-ons, no EFS backups and no security group of a cluster; waiters
+for RDS and ElastiCache take minutes or never end. Add-ons, database, cache and alarms are applied to the mocked
+provider alone.
 """
 
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.infra import terraform as terraforms
 from tests.infra import tools
 from tests.infra.terraform import MODULES, Terraform
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "eu-central-1"}
 OVERRIDE = """
@@ -28,6 +29,23 @@ provider "aws" {
   s3_use_path_style           = true
   skip_credentials_validation = true
   skip_metadata_api_check     = true
+}
+"""
+# EKS makes a group for a cluster's nodes and pods; moto's name of it is empty
+GROUP = """
+data "aws_subnet" "inside" {
+  id = var.subnets[0]
+}
+
+resource "aws_security_group" "of_eks" {
+  name        = "eks-cluster-sg-${var.name}"
+  description = "nodes and pods"
+  vpc_id      = data.aws_subnet.inside.vpc_id
+}
+"""
+GROUP_OVERRIDE = """
+output "security_group" {
+  value = aws_security_group.of_eks.id
 }
 """
 VALUES = {
@@ -38,16 +56,25 @@ VALUES = {
     "github_environments": ["staging"],
 }
 STORAGE = "module.storage.aws_s3_bucket"
-APPLIED = (  # without lifecycles and logging of buckets, which the provider waits for and moto never shows as sent
+FAITHFUL = (  # without lifecycles and logging of buckets, which the provider waits for and moto never shows as sent
+    "module.network",
     "module.secrets",
     "module.registry",
     *(f"{STORAGE}_{part}.this" for part in ("versioning", "policy", "public_access_block")),
     f"{STORAGE}_server_side_encryption_configuration.this",
     "module.identity.aws_iam_role_policy.github",
-    "module.identity.data.aws_iam_policy_document.worker",
-    "module.identity.data.aws_iam_policy_document.mlflow",
+    *(f"module.files.aws_efs_{part}.this" for part in ("mount_target", "access_point")),
+    *(f"module.balancer[0].aws_lb_listener.{name}" for name in ("tls", "plain")),
+    *(f"module.balancer[0].aws_vpc_security_group_{rule}" for rule in ("ingress_rule.outside", "egress_rule.inside")),
 )
-TARGETS = [f"-target={target}" for target in APPLIED]
+APPLIED = (  # and what a second plan would change, since moto forgets: settings of a cluster, words on rules of groups
+    *FAITHFUL,
+    "module.files.aws_vpc_security_group_ingress_rule.nfs",
+    "module.balancer",
+    "module.cluster.aws_eks_node_group.this",
+    "module.cluster.aws_iam_role_policy_attachment.driver",
+    "module.identity.aws_iam_role_policy.pod",
+)
 PLANTED = """
 resource "aws_s3_bucket_public_access_block" "planted" {
   bucket            = "planted"
@@ -82,10 +109,14 @@ def aws() -> Iterator[dict[str, str]]:
 def applied(terraform: Terraform, aws: dict[str, str]) -> Iterator[Terraform]:
     """The modules that moto is faithful enough for, applied, and destroyed afterwards."""
     (terraform.folder / "provider_override.tf").write_text(OVERRIDE)
-    (terraform.folder / "terraform.tfvars.json").write_text(json.dumps(VALUES))
+    cluster = terraform.folder / "modules" / "cluster"
+    (cluster / "group.tf").write_text(GROUP)
+    (cluster / "group_override.tf").write_text(GROUP_OVERRIDE)
+    values = VALUES | {"certificate": certificate(terraform.folder, aws), "protected": False}
+    (terraform.folder / "terraform.tfvars.json").write_text(json.dumps(values))
     there = Terraform(terraform.folder, {**terraform.env, **aws})
     try:
-        there("apply", "-auto-approve", *TARGETS, seconds=100)
+        there("apply", "-auto-approve", *targets(APPLIED), seconds=200)
         yield there
     finally:
         there("destroy", "-auto-approve")
@@ -101,6 +132,20 @@ def client(service: str, aws: dict[str, str]) -> Any:
         aws_access_key_id="k",
         aws_secret_access_key="s",
     )
+
+
+def targets(addresses: Iterable[str]) -> list[str]:
+    """Options that leave the rest of the modules out."""
+    return [f"-target={address}" for address in addresses]
+
+
+def certificate(folder: Path, aws: dict[str, str]) -> str:
+    """The ARN of a certificate that the balancer can have."""
+    key, made = folder / "key.pem", folder / "certificate.pem"
+    request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=bentoflow.test"]
+    tools.run("openssl", *request, "-keyout", key, "-out", made)
+    imported = client("acm", aws).import_certificate(Certificate=made.read_bytes(), PrivateKey=key.read_bytes())
+    return str(imported["CertificateArn"])
 
 
 def test_modules_are_formatted_and_valid(terraform: Terraform) -> None:
@@ -187,6 +232,90 @@ def test_buckets_and_images_are_kept_and_encrypted(applied: Terraform, aws: dict
         assert repository["repositoryUri"].startswith(outputs["registry"]["value"] + "/")
 
 
+def test_nothing_inside_has_an_address_of_its_own(applied: Terraform, aws: dict[str, str]) -> None:
+    """Two subnets a zone: from inside the way out is that zone's NAT gateway, and S3 is reached without it."""
+    ec2 = client("ec2", aws)
+    (network,) = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": ["bentoflow-staging"]}])["Vpcs"]
+    within = [{"Name": "vpc-id", "Values": [network["VpcId"]]}]
+    subnets = {subnet["SubnetId"]: subnet for subnet in ec2.describe_subnets(Filters=within)["Subnets"]}
+    assert len(subnets) == 4
+    gateways = {gateway["NatGatewayId"]: gateway["SubnetId"] for gateway in ec2.describe_nat_gateways()["NatGateways"]}
+    (s3,) = ec2.describe_vpc_endpoints(Filters=within)["VpcEndpoints"]
+    inside = 0
+    for table in ec2.describe_route_tables(Filters=within)["RouteTables"]:
+        held = [link["SubnetId"] for link in table["Associations"] if "SubnetId" in link]
+        out = [route for route in table["Routes"] if route.get("DestinationCidrBlock") == "0.0.0.0/0"]
+        if held and "NatGatewayId" in out[0]:
+            inside += 1
+            (subnet,) = held
+            zone = subnets[gateways[out[0]["NatGatewayId"]]]["AvailabilityZone"]
+            assert subnets[subnet]["AvailabilityZone"] == zone
+            assert table["RouteTableId"] in s3["RouteTableIds"]
+    assert inside == 2
+
+
+def test_the_cluster_is_reached_from_inside_alone(applied: Terraform, aws: dict[str, str]) -> None:
+    """The API is private and its secrets encrypted by our key; nodes are inside, and their disks encrypted."""
+    eks, ec2 = client("eks", aws), client("ec2", aws)
+    cluster = eks.describe_cluster(name="bentoflow-staging")["cluster"]
+    access = cluster["resourcesVpcConfig"]
+    assert (access["endpointPrivateAccess"], access["endpointPublicAccess"]) == (True, False)
+    (encrypted,) = cluster["encryptionConfig"]
+    assert encrypted["resources"] == ["secrets"]
+    assert encrypted["provider"]["keyArn"].startswith("arn:aws:kms:eu-central-1:123456789012:key/")
+    nodes = eks.describe_nodegroup(clusterName="bentoflow-staging", nodegroupName="x86")["nodegroup"]
+    found = ec2.describe_subnets(SubnetIds=nodes["subnets"])["Subnets"]
+    names = {tag["Value"] for subnet in found for tag in subnet["Tags"] if tag["Key"] == "Name"}
+    assert names == {f"bentoflow-staging-inside-{zone}" for zone in VALUES["zones"]}
+    template = ec2.describe_launch_template_versions(LaunchTemplateId=nodes["launchTemplate"]["id"])
+    data = template["LaunchTemplateVersions"][0]["LaunchTemplateData"]
+    assert data["BlockDeviceMappings"][0]["Ebs"]["Encrypted"]
+    assert data["MetadataOptions"]["HttpTokens"] == "required"
+
+
+def test_a_pod_takes_its_role_by_its_service_account(applied: Terraform, aws: dict[str, str]) -> None:
+    """Each role names one account of the cluster's own issuer."""
+    iam, eks = client("iam", aws), client("eks", aws)
+    issuer = eks.describe_cluster(name="bentoflow-staging")["cluster"]["identity"]["oidc"]["issuer"]
+    roles = json.loads(applied("output", "-json"))["pod_roles"]["value"]
+    accounts = {
+        "worker": "bentoflow:worker",
+        "mlflow": "mlflow:mlflow",
+        "balancer": "kube-system:aws-load-balancer-controller",
+    }
+    assert roles.keys() == accounts.keys()
+    for name, arn in roles.items():
+        role = iam.get_role(RoleName=arn.rpartition("/")[2])["Role"]
+        (trusted,) = role["AssumeRolePolicyDocument"]["Statement"]
+        at = issuer.removeprefix("https://")
+        assert trusted["Principal"]["Federated"].endswith(f":oidc-provider/{at}")
+        assert trusted["Condition"]["StringEquals"] == {
+            f"{at}:aud": "sts.amazonaws.com",
+            f"{at}:sub": f"system:serviceaccount:{accounts[name]}",
+        }
+
+
+def test_tls_ends_at_the_balancer(applied: Terraform, aws: dict[str, str]) -> None:
+    """HTTPS with a current policy, HTTP only to be sent on to it."""
+    elb = client("elbv2", aws)
+    (balancer,) = elb.describe_load_balancers(Names=["bentoflow-staging"])["LoadBalancers"]
+    listeners = elb.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
+    tls, plain = sorted(listeners, key=lambda listener: -listener["Port"])
+    assert (tls["Port"], tls["Protocol"], tls["SslPolicy"]) == (443, "HTTPS", "ELBSecurityPolicy-TLS13-1-2-Res-2021-06")
+    assert (plain["Port"], plain["DefaultActions"][0]["Type"]) == (80, "redirect")
+    assert plain["DefaultActions"][0]["RedirectConfig"]["Protocol"] == "HTTPS"
+
+
+def test_the_journals_volume_belongs_to_the_images_user(applied: Terraform, aws: dict[str, str]) -> None:
+    """Encrypted, reachable in every zone, and written to as 10001."""
+    efs = client("efs", aws)
+    (volume,) = efs.describe_file_systems()["FileSystems"]
+    assert volume["Encrypted"]
+    (point,) = efs.describe_access_points(FileSystemId=volume["FileSystemId"])["AccessPoints"]
+    assert (point["PosixUser"]["Uid"], point["RootDirectory"]["CreationInfo"]["OwnerUid"]) == (10001, 10001)
+    assert len(efs.describe_mount_targets(FileSystemId=volume["FileSystemId"])["MountTargets"]) == 2
+
+
 def test_a_second_plan_changes_nothing(applied: Terraform) -> None:
     """Where moto is faithful, what was applied is what is declared."""
-    applied("plan", "-detailed-exitcode", *TARGETS)
+    applied("plan", "-detailed-exitcode", *targets(FAITHFUL))
