@@ -47,7 +47,7 @@ def kept(values: Floats) -> Kept | None:
     """All values [n], each standing for itself; None for none."""
     if not values.size:
         return None
-    return Kept(values, np.ones(values.size, dtype=np.int64), float(values.min()), float(values.max()))
+    return Kept(values, np.ones(values.size, dtype=np.int64), float(values.min()) + 0.0, float(values.max()) + 0.0)
 
 
 def union(parts: Iterable[Kept | None]) -> Kept | None:
@@ -66,18 +66,26 @@ def encode(sketch: Kept, *, preamble: int = WHYLOGS) -> bytes:
     contains; a block is represented by the value in its middle, on the level of its size. That moves a rank by at most
     `2^(h-1) / n < 0.1 %`, once for the values and once for every merge. Up to `KLL_K` values all are kept.
     """
-    order = np.argsort(sketch.values, kind="stable")
-    ordered, upto = sketch.values[order], np.cumsum(sketch.weights[order])
-    n = int(upto[-1])
+    n = int(sketch.weights.sum())
     height = max(0, (n - 1).bit_length() - KLL_K.bit_length() + 1)
     per_level = [(n >> level) & 1 for level in range(height)] + [n >> height]
     blocks = np.repeat([1 << level for level in range(height + 1)], per_level)
-    items = ordered[np.searchsorted(upto, np.cumsum(blocks) - blocks + blocks // 2, side="right")]
+    items = _at(sketch, np.cumsum(blocks) - blocks + blocks // 2)
     capacity = sum(_capacity(height - level) for level in range(height + 1))
     levels = capacity - items.size + np.cumsum([0, *per_level[:-1]])
     head = struct.pack(HEAD, preamble, 1, 15, 2, KLL_K, 8, 0, n, KLL_K, height + 1, 0).ljust(4 * preamble, b"\0")
     body = struct.pack(f"<{height + 1}I2d", *levels.tolist(), sketch.low, sketch.high)
     return head + body + bytes(items.astype("<f8").tobytes())
+
+
+def _at(sketch: Kept, ranks: NDArray[np.int64]) -> Floats:
+    """The values at these ranks, counted from 0, of all that the sketch stands for; zeros without a sign."""
+    values = sketch.values + 0.0
+    if sketch.weights.size == sketch.weights.sum():  # a value at each rank: no need to know where it came from
+        return np.sort(values)[ranks]
+    order = np.argsort(values, kind="stable")
+    found: Floats = values[order][np.searchsorted(np.cumsum(sketch.weights[order]), ranks, side="right")]
+    return found
 
 
 def decode(data: bytes) -> Kept:
