@@ -71,3 +71,4 @@ class Fraud(endpoint.Answering):
 
 
 Fraud.add_asgi_middleware(endpoint.Probes)
+Fraud.entity = "card_id"

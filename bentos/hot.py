@@ -26,7 +26,7 @@ from bentos.hosted import hosted
 from bentos.limits import Limits, bounds, once
 from bentos.protocols import Beside, Protocols, shape_of
 from bentos.protocols.arrow import STREAM
-from bentos.protocols.columns import Keys
+from bentos.protocols.columns import own_fields
 from bentos.protocols.documents import documented, own
 from bentos.refusals import Refusals
 from bentos.runtime import metrics
@@ -75,7 +75,7 @@ class HotService(Service[Any]):
         others = [m for m, _ in self.middlewares if not getattr(m, "sees_no_predictions", False)]
         aside = bool(others) or BentoMLContainer.http.cors.enabled.get()
         if self._row is not None:
-            speak = partial(Protocols, keys=Keys(self._row, self.entity), service=current_service, prefix=prefix)
+            speak = partial(Protocols, fields=own_fields(self._row), service=current_service, prefix=prefix)
             if aside:
                 bento.router.routes.insert(0, Beside(speak(bento.router.default)))
             else:
@@ -96,7 +96,7 @@ class HotService(Service[Any]):
             _take(spec.paths[self.apis[DRIFT_CHECK].route].post["requestBody"], *comparison.Tables.forms)
         spec.paths["/readyz"].get.responses[503] = {"description": "Why nothing can answer now"}
         if self._row is not None:
-            paths = documented(self.name, self.entity)
+            paths = documented(self.name, self.apis["predict"].input_spec.example)  # type: ignore[attr-defined]
             spec.paths.update({path: PathItem(**operations) for path, operations in paths.items()})
             predict = spec.paths["/predict"].post
             for body in (predict["requestBody"], predict["responses"][200]):

@@ -18,6 +18,7 @@ class Rows(RootModel[Any]):
     __root_input__: ClassVar[bool] = True  # how BentoML marks that the body itself is the value
     row: ClassVar[type[BaseModel]]
     takes_one: ClassVar[bool]  # row, not only a list of them
+    example: ClassVar[dict[str, Any]]
 
     @property
     def single(self) -> bool:
@@ -33,7 +34,7 @@ def one_or_many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
         Discriminator(_kind, custom_error_type="too_wide", custom_error_message=TOO_WIDE),
         Field(json_schema_extra={"example": example}),
     ]
-    return _rows(f"{row.__name__}s", row, body, takes_one=True)
+    return _rows(f"{row.__name__}s", row, body, takes_one=True, example=example)
 
 
 def many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
@@ -45,10 +46,11 @@ def many(row: type[BaseModel], *, example: dict[str, Any]) -> type[Rows]:
         row,
         Annotated[rows, Field(max_length=MAX_ROWS, json_schema_extra=schema)],
         takes_one=False,
+        example=example,
     )
 
 
-def _rows(name: str, row: type[BaseModel], body: Any, *, takes_one: bool) -> type[Rows]:
+def _rows(name: str, row: type[BaseModel], body: Any, *, takes_one: bool, example: dict[str, Any]) -> type[Rows]:
     return type(
         name,
         (Rows,),
@@ -58,6 +60,7 @@ def _rows(name: str, row: type[BaseModel], body: Any, *, takes_one: bool) -> typ
             "__doc__": Rows.__doc__,
             "row": row,
             "takes_one": takes_one,
+            "example": example,
         },
     )
 

@@ -4,7 +4,7 @@ All of them bring their rows to the same predictor and get the same scores, jour
 answered as a whole: if one row has no answer the call is an error that names it, and nothing of it is journalled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Match, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bentos.protocols import arrow, inference, invocations, tfserving
-from bentos.protocols.columns import Keys, Refused
+from bentos.protocols.columns import Field, Refused
 from bentos.protocols.exchange import Call, Handler, Shape, exchange, plain_error
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # a wrong one is refused in a protocol's shape
@@ -46,11 +46,14 @@ def shape_of(path: str, prefix: str = "") -> Shape:
 class Protocols:
     """ASGI: answers the routes of the protocols, and hands on the rest.
 
-    `service` gives the running service, None before it has started; `prefix` stands before every route.
+    `fields` are those of a row's own. `service` gives the running service, None before it has started; `prefix` stands
+    before every route.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, service: Callable[[], Any], prefix: str = "") -> None:
-        self.app, self._keys, self._service = app, keys, service
+    def __init__(
+        self, app: ASGIApp, *, fields: Mapping[str, Field], service: Callable[[], Any], prefix: str = ""
+    ) -> None:
+        self.app, self._fields, self._service = app, fields, service
         self._predict = f"{prefix}/predict"
         self._tops = frozenset(f"{prefix}{top}" for top in ("/v1", "/v2", "/invocations", "/ping", "/version"))
         self._depth = prefix.count("/") + 2
@@ -86,7 +89,7 @@ class Protocols:
             if service is None:
                 raise Refused(503, "the service has not started yet")
             body = await request.body() if request.method == "POST" else b""
-            return Call(request, service.predictor, self._keys, body)
+            return Call(request, service.predictor, self._fields, body)
 
         return await exchange(made, handler, shape)
 

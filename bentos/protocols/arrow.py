@@ -71,11 +71,14 @@ def from_json(body: bytes, layout: Layout) -> Rows:
     rows: list[Any] = value if isinstance(value, list) else [value]
     too_many(len(rows))
     for i, row in enumerate(rows):
-        if not isinstance(row, dict) or not row.keys() <= {layout.entity, "features"}:
-            raise Refused(400, f"must be an object with {layout.entity} and, at most, features", row=i)
+        if not isinstance(row, dict) or not row.keys() <= {*layout.fields, "features"}:
+            raise Refused(400, f"must be an object with {', '.join(layout.fields)} and, at most, features", row=i)
         if not isinstance(row.get("features"), dict | None):
             raise Refused(400, "must be an object with a value per feature", row=i, field="features")
-    layout.keys.check([row.get(layout.entity) for row in rows], layout.entity, required=True)
+    for name, field in layout.fields.items():
+        checked = field.check([row.get(name) for row in rows], required=name == layout.entity)
+        for row, value in zip(rows, checked, strict=True):
+            row[name] = value
     return rows
 
 
@@ -96,6 +99,8 @@ def from_table(table: "pa.Table") -> Columns:
             found[name] = values.cast(pa.float64()).to_numpy()
         elif pa.types.is_integer(kind) or pa.types.is_null(kind):
             found[name] = values.to_pylist()
+        elif pa.types.is_timestamp(kind):
+            found[name] = values.cast(pa.timestamp("us", kind.tz)).to_pylist()
         elif _is_text(kind):
             found[name] = _texts(values, f"{name:.80}")
         else:

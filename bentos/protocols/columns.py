@@ -2,7 +2,8 @@
 
 A call brings all of the model's features by name, in any order, with the entity's column or without it; or the entity's
 column alone, and then the features come from the online store. A row that brings its features may leave its entity out
-(or null): it is answered and journalled with a null entity, and labels find it by its request id only.
+(or null): it is answered and journalled with a null entity, and labels find it by its request id only. Rows of events
+have more of their own (`events`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from bentos.runtime.scoring import table
 from bentos.runtime.scoring.given import NUMBERS, TEXTS
 from bentos.runtime.scoring.inputs import MAX_ROWS, Fields
 from bentos.runtime.scoring.table import Table
-from bentos.runtime.scoring.wire import Order, assembled
+from bentos.runtime.scoring.wire import FEATURES, Order, assembled
 
 Column = Sequence[Any] | npt.NDArray[Any]
 Columns = dict[str, Column]
@@ -42,59 +43,96 @@ class Refused(Exception):
         return {"error": self.error, **{k: v for k, v in place.items() if v is not None}}
 
 
-class Keys:
-    """The keys of a use case's entities, checked as its own schema does."""
+class Field:
+    """A field of a use case's rows, such as an entity's key, checked as the use case's own schema does."""
 
-    def __init__(self, row: type[BaseModel], entity: str) -> None:
-        kind = get_type_hints(row, include_extras=True)[entity]
+    def __init__(self, row: type[BaseModel], name: str) -> None:
+        kind = get_type_hints(row, include_extras=True)[name]
+        self.name = name
         self._many: TypeAdapter[list[Any]] = TypeAdapter(list[kind])  # type: ignore[valid-type]
-        self.text = self._many.json_schema()["items"].get("type") == "string"
+        item = self._many.json_schema()["items"]
+        self._types = {part.get("type") for part in item.get("anyOf", [item])}
 
-    def check(self, column: Column, field: str, *, required: bool) -> list[Any]:
-        """A column's keys, None where it has none; whole numbers may come as floats, as tables with gaps have them."""
+    @property
+    def text(self) -> bool:
+        """Whether it is a text, as keys may be and times are in JSON."""
+        return "string" in self._types
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a whole number."""
+        return "integer" in self._types
+
+    def check(self, column: Column, *, required: bool) -> list[Any]:
+        """A column's values, None where it has none; whole numbers may come as floats, as tables with gaps do."""
         found = column.tolist() if isinstance(column, np.ndarray) else list(column)
         there: Sequence[int] = range(len(found))
         if not {float, NoneType}.isdisjoint(map(type, found)):
-            found = [_whole(value) if type(value) is float else value for value in found]
+            found = [_number(value, whole=self.whole) if type(value) is float else value for value in found]
             there = [i for i, value in enumerate(found) if value is not None]
         if required and len(there) < len(found):
             row = next(i for i, value in enumerate(found) if value is None)
-            raise Refused(400, "is missing, and there are no features instead", row=row, field=field)
+            raise Refused(400, "is missing, and there are no features instead", row=row, field=self.name)
         try:
-            self._many.validate_python(found if len(there) == len(found) else [found[i] for i in there])
+            valid = self._many.validate_python(found if len(there) == len(found) else [found[i] for i in there])
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise Refused(400, first["msg"], row=there[int(first["loc"][0])], field=field) from None
+            raise Refused(400, first["msg"], row=there[int(first["loc"][0])], field=self.name) from None
+        if len(there) == len(found):
+            return valid
+        for i, value in zip(there, valid, strict=True):
+            found[i] = value
         return found
+
+
+def own_fields(row: type[BaseModel]) -> dict[str, Field]:
+    """The fields of a use case's rows that are not the model's features, by name."""
+    return {name: Field(row, name) for name in row.model_fields if name != FEATURES}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a release's rows consist of."""
+    """What a release's rows consist of: `fields` of their own, of which one names the entity, and the features."""
 
     entity: str
     names: tuple[str, ...]
-    keys: Keys
+    fields: Mapping[str, Field]
     categorical: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> set[str]:
+        """Columns that hold texts."""
+        return {*self.categorical, *(name for name, field in self.fields.items() if field.text)}
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Every column that a call may have."""
+        return tuple(dict.fromkeys((*self.fields, *self.names)))
 
     def rows(self, columns: Mapping[str, Column], *, extra: bool = False) -> Rows:
         """The rows of columns, Refused if one is not as it must be; `extra` columns are refused or left out."""
         n = self._length(columns)
         given = [name for name in self.names if name in columns]
-        unknown = [name for name in columns if name not in (*self.names, self.entity)]
-        if unknown and not extra:
-            raise Refused(400, f"unknown; there are {', '.join((self.entity, *self.names))}", field=f"{unknown[0]:.80}")
+        self._all_known(columns, extra=extra)
         if not n:
             return []
         if not given:
             if self.entity not in columns:
                 raise Refused(400, f"bring {', '.join(self.names)}, or {self.entity} alone", field=self.entity)
-            keys = self.keys.check(columns[self.entity], self.entity, required=True)
+            keys = self.fields[self.entity].check(columns[self.entity], required=True)
             return assembled(self.entity, keys)
+        self._all_features(columns)
+        keys = self.fields[self.entity].check(columns.get(self.entity, [None] * n), required=False)
+        return Table(self.entity, keys, Order(self.names, self.categorical), self._values(columns))
+
+    def _all_known(self, columns: Mapping[str, Column], *, extra: bool) -> None:
+        unknown = [name for name in columns if name not in self.known]
+        if unknown and not extra:
+            raise Refused(400, f"unknown; there are {', '.join(self.known)}", field=f"{unknown[0]:.80}")
+
+    def _all_features(self, columns: Mapping[str, Column]) -> None:
         if lacking := [name for name in self.names if name not in columns]:
             raise Refused(400, "missing; bring all features or none", field=lacking[0])
-        keys = self.keys.check(columns.get(self.entity, [None] * n), self.entity, required=False)
-        return Table(self.entity, keys, Order(self.names, self.categorical), self._values(columns))
 
     def _values(self, columns: Mapping[str, Column]) -> list[table.Column]:
         """The values of each feature in the order of the names: numbers with NaN where missing, texts with None."""
@@ -181,10 +219,11 @@ def by_name(records: Any) -> Columns:
     return {name: [row[name] for row in records] for name in names}
 
 
-def _whole(value: float) -> Any:
+def _number(value: float, *, whole: bool) -> Any:
+    """A float of a table: None for NaN, and a whole number where one is wanted."""
     if value != value:
         return None
-    return int(value) if abs(value) <= EXACT and value.is_integer() else value
+    return int(value) if whole and abs(value) <= EXACT and value.is_integer() else value
 
 
 def _bounded(value: Any) -> float | None:

@@ -25,15 +25,17 @@ VERSION = "/versions/{version}"
 PLACE = {"name": "version", "in": "path", "required": True, "schema": TEXT}
 
 
-def documented(name: str, entity: str) -> dict[str, dict[str, Any]]:
-    """Each path's operations, for a model of this name whose rows may be the entity's key alone."""
-    row, model = {entity: 17}, f"/models/{name}"
-    tensor = {"name": entity, "datatype": "INT64", "shape": [1], "data": [17]}
-    frame = {"dataframe_split": {"columns": [entity], "data": [[17]]}}
+def documented(name: str, row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each path's operations, for a model of this name and such a row that brings no features."""
+    model = f"/models/{name}"
+    kinds = {int: "INT64", float: "FP64", str: "BYTES"}
+    tensors = [{"name": n, "datatype": kinds[type(value)], "shape": [1], "data": [value]} for n, value in row.items()]
+    frame = {"dataframe_split": {"columns": [*row], "data": [[*row.values()]]}}
+    table = "\n".join(",".join(map(str, line)) for line in (row, row.values())) + "\n"
     paths = {
         "/invocations": _post(
             "MLflow: score dataframe_split, dataframe_records, inputs or instances",
-            {"application/json": frame, "text/csv": f"{entity}\n17\n", "application/vnd.apache.parquet": None},
+            {"application/json": frame, "text/csv": table, "application/vnd.apache.parquet": None},
             {200: ("application/json", OBJECT), 415: ("text/plain", TEXT)},
             error=MLFLOW_ERROR,
         ),
@@ -54,7 +56,7 @@ def documented(name: str, entity: str) -> dict[str, dict[str, Any]]:
         paths[f"/v2{model}{at}/ready"] = _get("Open Inference: whether the model answers", **given)
         paths[f"/v2{model}{at}/infer"] = _post(
             "Open Inference: infer, in JSON or with binary tensors",
-            {"application/json": {"inputs": [tensor]}, "application/octet-stream": None},
+            {"application/json": {"inputs": tensors}, "application/octet-stream": None},
             {200: ("application/json", OBJECT)},
             **given,
         )

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +14,8 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from bentos.protocols.columns import Keys, Layout, Refused, Rows
+from bentos.protocols.columns import Field, Layout, Refused, Rows
+from bentos.protocols.events import layout
 from bentos.runtime import metrics
 from bentos.runtime.answers import Results, RowError, column, errors
 from bentos.runtime.batcher import Overloaded
@@ -39,7 +40,7 @@ class Call:
 
     request: Request
     predictor: Predictor
-    keys: Keys
+    fields: Mapping[str, Field]  # of a row's own
     body: bytes = b""
 
     @property
@@ -88,8 +89,7 @@ class Call:
         """
         arm, served = self.asked()
         manifest = served.manifest
-        layout = Layout(manifest.entity, tuple(manifest.names), self.keys, manifest.categorical)
-        rows = await aside(len(self.body), decode, layout)
+        rows = await aside(len(self.body), decode, layout(manifest, self.fields))
         results = await self.predictor.answer(
             rows,
             arm=arm if self.chosen else None,

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from bentos.protocols import tensors
 from bentos.protocols.columns import Columns, Layout, Refused, Rows
+from bentos.protocols.events import layout
 from bentos.protocols.exchange import CURL, Call, aside, json_response, parse_json, request_id
 from bentos.protocols.tensors import Binary, Tensor
 from bentos.runtime.answers import Results, column
@@ -42,10 +43,10 @@ async def model(call: Call) -> Response:
     name, release = call.named(), call.asked()[1]
     bundle = call.predictor.watcher.bundle
     versions = {r.model_version for r in bundle.arms.values()} if bundle is not None else {release.model_version}
-    text = call.keys.text
-    words = release.manifest.categorical
-    inputs = [{"name": n, "datatype": "BYTES" if n in words else "FP64", "shape": [-1]} for n in release.manifest.names]
-    inputs.append({"name": release.manifest.entity, "datatype": "BYTES" if text else "INT64", "shape": [-1]})
+    known = layout(release.manifest, call.fields)
+    own = {n: "BYTES" if field.text else "INT64" if field.whole else "FP64" for n, field in known.fields.items()}
+    features = {n: "BYTES" if n in known.categorical else "FP64" for n in known.names}
+    inputs = [{"name": n, "datatype": datatype, "shape": [-1]} for n, datatype in (features | own).items()]
     outputs = [{"name": n, "datatype": datatype, "shape": [-1]} for n, datatype in OUTPUTS.items()]
     platform = f"{release.manifest.engine}_{release.manifest.estimator}"
     about = {"name": name, "versions": sorted(versions), "platform": platform}
@@ -72,8 +73,9 @@ async def infer(call: Call) -> Response:
     wanted = wanted_outputs(request)
 
     def rows(layout: Layout) -> Rows:
-        if len(inputs) > len(layout.names) + 1:
-            raise Refused(400, f"{len(inputs)} inputs; there are {len(layout.names)} features and {layout.entity}")
+        if len(inputs) > len(layout.known):
+            own = ", ".join(layout.fields)
+            raise Refused(400, f"{len(inputs)} inputs; there are {len(layout.names)} features and {own}")
         binary = Binary(raw)
         given = [tensors.read(tensor, binary) for tensor in inputs]
         if binary.left:
@@ -113,7 +115,7 @@ def columns(given: list[Tensor], layout: Layout) -> Columns:
     found: Columns = {}
     for tensor in given:
         values = tensor.values
-        known = tensor.name in (*layout.names, layout.entity)
+        known = tensor.name in layout.known
         if not known and values.ndim == 2:
             parts = layout.matrix(values)
         elif values.ndim == 1 or values.shape[1] == 1:

@@ -102,8 +102,7 @@ def split(data: Any) -> Columns:
 
 def from_csv(body: bytes, layout: Layout) -> Columns:
     """The columns of a table with a header, as pandas' `to_csv` writes it, with the index or without."""
-    numbers = {*layout.names, *(() if layout.keys.text else (layout.entity,))} - {*layout.categorical}
-    return read_csv(body, numbers)
+    return read_csv(body, {*layout.known} - layout.texts)
 
 
 def read_csv(body: bytes, numbers: Set[str]) -> Columns:
@@ -130,12 +129,14 @@ def from_parquet(body: bytes, layout: Layout) -> Columns:
 
     from bentos.protocols.arrow import from_table
 
-    wanted = {*layout.names, layout.entity}
-    texts = {*layout.categorical, *([layout.entity] if layout.keys.text else [])}
+    wanted, texts = {*layout.known}, layout.texts
     declared.parquet(body, wanted, texts)
     try:
-        file = pq.ParquetFile(pa.BufferReader(body), read_dictionary=sorted(texts))  # a long text is held once
-        too_many(file.metadata.num_rows)
+        metadata = pq.read_metadata(pa.BufferReader(body))
+        too_many(metadata.num_rows)
+        there = {metadata.schema.column(i).path for i in range(len(metadata.schema))}
+        once = sorted(texts & there)  # a long text is held once
+        file = pq.ParquetFile(pa.BufferReader(body), metadata=metadata, read_dictionary=once)
         names = [name for name in file.schema_arrow.names if name in wanted] or file.schema_arrow.names[:1]
         table = file.read(columns=names)
         table.validate(full=True)  # buffers come from outside: offsets may point anywhere

@@ -363,6 +363,9 @@ class TestServed:
         kind = {"content-type": "application/vnd.apache.parquet"}
         parquet = shop.post("/invocations", content=table.to_parquet(), headers=kind)
         assert [row["probability"] for row in parquet.json()["predictions"]] == shop.scores, parquet.text[:500]
+        keys = table[["user_id"]].head(3).to_parquet()  # no column of texts at all
+        stored = shop.post("/invocations", content=keys, headers=kind)
+        assert len(stored.json()["predictions"]) == 3, stored.text[:500]
 
     @pytest.mark.parametrize("binary", [True, False])
     def test_tritons_client(self, shop: Shop, binary: bool) -> None:

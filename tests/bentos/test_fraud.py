@@ -1,19 +1,26 @@
 """The fraud service over HTTP, in this process: one payment or many, what is refused, and retraining on request."""
 
+import io
 import json
+import random
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
 from bentos import admin, retraining
+from bentos.protocols import arrow
 from bentos.runtime import clock
 from bentos.runtime.features.joined import JoinedReader
 from bentos.runtime.predictor import Predictor
@@ -24,8 +31,10 @@ from bentos.runtime.scoring.request import RequestFeature
 
 from .conftest import NOW, make_release
 from .test_events import CARD, NEW, NOON, TERMINAL, stores
+from .test_protocols_fuzz import garbled
 
 PAYMENT = {"card_id": CARD, "terminal_id": TERMINAL, "amount": 61.5, "time": NOON.isoformat()}
+FEATURES = ("recency", "spend", "amount")
 TOKEN = {"authorization": "Bearer abc"}
 
 
@@ -154,6 +163,160 @@ def test_the_documentation_has_every_route_and_a_sample_that_works(fraud_http: T
     schema = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert set(schema["example"]) == set(PAYMENT)
     assert fraud_http.post("/predict", json={**schema["example"], **PAYMENT}).status_code == 200
+
+
+def payments() -> pd.DataFrame:
+    """Three payments, as a client of another server has them."""
+    times = [NOON, NOON - timedelta(hours=1), NOON]
+    rows = {"card_id": [CARD, CARD, NEW], "terminal_id": [TERMINAL] * 3, "amount": [61.5, 900.0, 3.0], "time": times}
+    return pd.DataFrame(rows)
+
+
+def as_json(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """Its columns, as JSON has them."""
+    texts = frame.assign(**{"time": frame["time"].map(datetime.isoformat)} if "time" in frame else {})
+    return {str(name): column.tolist() for name, column in texts.items()}
+
+
+def spoken(frame: pd.DataFrame) -> dict[str, tuple[str, Any]]:
+    """The same rows in every protocol: the route, and what is posted."""
+    columns, triton = as_json(frame), pytest.importorskip("tritonclient.http")
+    split = {"columns": [*columns], "data": [list(row) for row in zip(*columns.values(), strict=True)]}
+    records = [dict(zip(columns, row, strict=True)) for row in split["data"]]
+    inputs = []
+    for name, values in columns.items():
+        kind = {int: "INT64", float: "FP64", str: "BYTES"}[type(values[0])]
+        inputs.append(triton.InferInput(name, [len(values)], kind))
+        inputs[-1].set_data_from_numpy(np.array(values, dtype=object if kind == "BYTES" else None))
+    body, length = triton.InferenceServerClient.generate_request_body(inputs)
+    table, parquet = pa.Table.from_pandas(frame), io.BytesIO()
+    frame.to_parquet(parquet)
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+    def raw(content: bytes, kind: str, **headers: str) -> dict[str, Any]:
+        return {"content": content, "headers": {"content-type": kind, **headers}}
+
+    def written(value: Any) -> dict[str, Any]:
+        return raw(json.dumps(value).encode(), "application/json")  # a gap is NaN, as Python writes it
+
+    tensors = {"Inference-Header-Content-Length": str(length)}
+    return {
+        "mlflow split": ("/invocations", written({"dataframe_split": split})),
+        "mlflow records": ("/invocations", written({"dataframe_records": records})),
+        "mlflow csv": ("/invocations", raw(frame.to_csv(index=False).encode(), "text/csv")),
+        "mlflow parquet": ("/invocations", raw(parquet.getvalue(), "application/vnd.apache.parquet")),
+        "v1": ("/v1/models/fraud:predict", written({"instances": records})),
+        "v2": ("/v2/models/fraud/infer", raw(body, "application/octet-stream", **tensors)),
+        "arrow": ("/predict", raw(sink.getvalue(), arrow.STREAM, accept="application/json")),
+    }
+
+
+def probabilities(response: Any) -> list[float]:
+    """Those of an answer in any protocol."""
+    assert response.status_code == 200, response.text
+    if "inference-header-content-length" in response.headers:
+        found = response.content[: int(response.headers["inference-header-content-length"])]
+        first = json.loads(found)["outputs"][0]
+        assert first["name"] == "probability"
+        raw = response.content[len(found) : len(found) + first["parameters"]["binary_data_size"]]
+        return np.frombuffer(raw, "<f8").tolist()
+    answer = response.json()
+    if isinstance(answer, list):
+        return [row["probability"] for row in answer]
+    found = answer["predictions"] if "predictions" in answer else answer["outputs"][0]["data"]
+    return [row["probability"] if isinstance(row, dict) else row for row in found]
+
+
+@pytest.mark.parametrize("brings", ["fields", "features"])
+def test_every_protocol_takes_payments(fraud_http: TestClient, brings: str) -> None:
+    """Keys, amount and time, or keys and all features: what /predict answers, in each form that a client may send."""
+    frame = payments()
+    if brings == "fields":
+        rows = [dict(zip(as_json(frame), row, strict=True)) for row in zip(*as_json(frame).values(), strict=True)]
+    else:
+        frame = frame.drop(columns="time").assign(recency=[12.0, np.nan, 3.0], spend=[80.0, 5.0, 0.5])
+        given = [{n: None if row[n] != row[n] else row[n] for n in FEATURES} for row in frame.to_dict("records")]
+        rows = [
+            {"card_id": card, "terminal_id": TERMINAL, "features": features}
+            for card, features in zip(frame["card_id"].tolist(), given, strict=True)
+        ]
+    expected = probabilities(fraud_http.post("/predict", json=rows))
+    assert len(set(expected)) == 3
+    for name, (route, sent) in spoken(frame).items():
+        assert probabilities(fraud_http.post(route, **sent)) == expected, name
+
+
+def test_a_frames_times_may_be_timestamps_of_any_unit(fraud_http: TestClient) -> None:
+    """Pandas has nanoseconds, others milliseconds; without a zone a time could be any, and is refused."""
+    frame = payments()
+    route, sent = spoken(frame)["mlflow csv"]
+    expected = probabilities(fraud_http.post(route, **sent))
+    for unit in ("ns", "us", "ms"):
+        route, sent = spoken(frame.assign(time=frame["time"].dt.as_unit(unit)))["arrow"]
+        assert probabilities(fraud_http.post(route, **sent)) == expected, unit
+    route, sent = spoken(frame.assign(time=frame["time"].dt.tz_localize(None)))["arrow"]
+    refused = fraud_http.post(route, **sent)
+    assert (refused.status_code, refused.json()["field"]) == (400, "time"), refused.text
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        (
+            {"card_id": [CARD], "terminal_id": [TERMINAL], "amount": [1.0]},
+            "time: missing; bring card_id, terminal_id, amount, time",
+        ),
+        ({"card_id": [CARD], "amount": [1.0], "recency": [1.0], "spend": [2.0]}, "terminal_id: missing; bring"),
+        ({"card_id": [CARD], "terminal_id": [TERMINAL], "recency": [1.0]}, "spend: missing; bring all features"),
+        (
+            {"card_id": [None], "terminal_id": [TERMINAL], "amount": [1.0], "time": [NOON.isoformat()]},
+            "row 0, card_id: is missing",
+        ),
+        (
+            {"card_id": [CARD], "terminal_id": [TERMINAL], "amount": [1.0], "time": ["noon"]},
+            "row 0, time: Input should be a valid datetime",
+        ),
+        (
+            {"card_id": [CARD], "terminal_id": [TERMINAL], "amount": ["x"], "time": [NOON.isoformat()]},
+            "row 0, amount: Input should be a valid number",
+        ),
+        (
+            {"card_id": [CARD], "terminal_id": [TERMINAL], "amount": [-1.0], "time": [NOON.isoformat()]},
+            "row 0, amount: amount is -1",
+        ),
+        ({"card": [CARD]}, "card_id: missing; bring card_id, terminal_id, amount, time, or card_id, terminal_id with"),
+    ],
+)
+def test_a_bad_payment_fails_the_call_and_is_named(fraud_http: TestClient, columns: dict[str, Any], says: str) -> None:
+    """By row and field, as in the other use cases."""
+    names = list(columns)
+    data = [list(row) for row in zip(*columns.values(), strict=True)]
+    refused = fraud_http.post("/invocations", json={"dataframe_split": {"columns": names, "data": data}})
+    assert (refused.status_code, refused.json()["error_code"]) == (400, "BAD_REQUEST"), refused.text
+    assert says in refused.json()["message"]
+    unknown = fraud_http.post("/v1/models/fraud:predict", json={"inputs": {"card": [CARD]}})
+    assert unknown.json()["error"] == "card: unknown; there are card_id, terminal_id, amount, time, recency, spend"
+
+
+def test_no_damaged_call_harms_the_service(fraud_http: TestClient) -> None:
+    """Answered, or refused with a reason, whatever is wrong with it."""
+    rng, frame = random.Random(5), payments()
+    for name, (route, sent) in spoken(frame).items():
+        statuses = Counter[int]()
+        for _ in range(150):
+            body = sent["content"] if rng.random() < 0.05 else garbled(sent["content"], rng)
+            statuses[fraud_http.post(route, content=body, headers=sent["headers"]).status_code] += 1
+        assert set(statuses) <= {200, 400}, (name, statuses)
+        assert statuses[200], name
+
+
+def test_the_models_inputs_are_told_with_their_types(fraud_http: TestClient) -> None:
+    """A number that is a feature and a field is told once."""
+    inputs = {i["name"]: i["datatype"] for i in fraud_http.get("/v2/models/fraud").json()["inputs"]}
+    expected = dict.fromkeys(FEATURES, "FP64") | {"card_id": "INT64", "terminal_id": "INT64", "time": "BYTES"}
+    assert inputs == expected
 
 
 def test_retraining_is_off_without_a_token(fraud_http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

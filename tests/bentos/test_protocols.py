@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from bentos.protocols import HANDLERS, Protocols
-from bentos.protocols.columns import Keys, Layout, Refused, floats
+from bentos.protocols.columns import Field, Layout, Refused, floats, own_fields
 from bentos.runtime.predictor import Predictor
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.rollouts.rollout import Arm, Rollout
@@ -122,7 +122,7 @@ def test_only_a_protocols_own_paths_are_taken(path, prefix, takes):
     """Everything else goes on to BentoML unread; a path prefix stands before every route."""
     from bentos.churn import ChurnRequest
 
-    protocols = Protocols(None, keys=Keys(ChurnRequest, "user_id"), service=lambda: None, prefix=prefix)
+    protocols = Protocols(None, fields=own_fields(ChurnRequest), service=lambda: None, prefix=prefix)
     scope = {"type": "http", "path": path, "method": "POST", "headers": []}
     assert protocols.takes(scope) is takes
     assert not protocols.takes({"type": "lifespan"})
@@ -187,9 +187,9 @@ class TextKey(BaseModel):
 
 def test_keys_of_text_are_checked_by_the_use_cases_own_schema():
     """Nothing here knows that a key is a number: the row's model says so."""
-    keys = Keys(TextKey, "card_id")
-    layout = Layout("card_id", NAMES, keys)
-    assert keys.text
+    fields = {"card_id": Field(TextKey, "card_id")}
+    layout = Layout("card_id", NAMES, fields)
+    assert layout.texts == {"card_id"}
     assert [row["card_id"] for row in layout.rows({"card_id": ["17", "x"]})] == ["17", "x"]
     with pytest.raises(Refused, match="row 1, card_id: Input should be a valid string"):
         layout.rows({"card_id": ["a", 5]})

@@ -1,11 +1,13 @@
 """The backtest of real purchases, on a real Prefect server: killed, interrupted, resumed, and nothing live touched."""
 
+import hashlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +35,7 @@ from tests.flows.conftest import SMALL, Bases, use
 
 END = datetime(1998, 7, 1, tzinfo=UTC)
 MINE = ("backtests/", "reports/churn/backtest-", "locks/")
+ONLINE = "feast/online.db"
 CHILD = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore Ctrl-C
@@ -45,9 +48,15 @@ backtest("churn")
 
 
 def files(home: Path) -> dict[str, str]:
-    """Every file of the home that is not the backtest's own, by its content."""
+    """Every file of the home that is not the backtest's own, by its content; of the online store its rows.
+
+    SQLite moves them from the write-ahead log to the database whenever the last connection to it is collected.
+    """
     found = {str(p.relative_to(home)): p for p in sorted(home.rglob("*")) if p.is_file()}
-    return {name: sha256(p) for name, p in found.items() if not name.startswith(MINE)}
+    rest = {name: p for name, p in found.items() if not name.startswith((*MINE, ONLINE))}
+    with closing(sqlite3.connect(home / ONLINE)) as store:
+        rows = hashlib.sha256("\n".join(store.iterdump()).encode()).hexdigest()
+    return {name: sha256(p) for name, p in rest.items()} | {ONLINE: rows}
 
 
 @contextmanager
