@@ -204,7 +204,8 @@ def test_answers_do_not_wait_for_a_shadow_that_stands_still(server):
     put(server.home, shadow="v2")
     wait_for(lambda: state(server) == "scoring", what="the shadow")
     counted = shadow_rows(server, "scored")
-    [understudy] = [p for p in server.family() if UNDERSTUDY in p.cmdline()]
+    wait_for(lambda: len(understudies(server)) == 1, what="no process of an earlier one")
+    [understudy] = understudies(server)
     understudy.suspend()
     found = asked(server, {"user_id": FRESH}, 50)
     understudy.resume()
@@ -227,7 +228,8 @@ def test_a_shadow_that_is_killed_changes_nothing_and_comes_back(server, unread):
     """SIGKILL of its process: requests go on, /health says so, and a new process takes over."""
     put(server.home, shadow="v2")
     wait_for(lambda: state(server) == "scoring", what="the shadow")
-    [understudy] = [p for p in server.family() if UNDERSTUDY in p.cmdline()]
+    wait_for(lambda: len(understudies(server)) == 1, what="no process of an earlier one")
+    [understudy] = understudies(server)
     if unread:
         understudy.suspend()
         asked(server, {"user_id": FRESH}, 50)
@@ -238,10 +240,12 @@ def test_a_shadow_that_is_killed_changes_nothing_and_comes_back(server, unread):
     wait_for(lambda: state(server) == "scoring", what="another process")
     put(server.home)
     wait_for(lambda: not state(server), what="the end of the shadow")
-    wait_for(
-        lambda: not [p for p in server.family() if "bentos.runtime.rollouts.understudy" in _command(p)],
-        what="no process left",
-    )
+    wait_for(lambda: not understudies(server), what="no process left")
+
+
+def understudies(server):
+    """The processes of the service that score for shadows."""
+    return [p for p in server.family() if UNDERSTUDY in _command(p)]
 
 
 def _command(process: psutil.Process) -> list[str]:
