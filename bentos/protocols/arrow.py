@@ -10,6 +10,7 @@ from bentos.protocols import declared
 from bentos.protocols.columns import Columns, Layout, Refused, Rows, too_many
 from bentos.protocols.exchange import Call, aside, json_response, parse_json, request_id
 from bentos.runtime.answers import Results, column, encoded
+from bentos.runtime.blocks import alike
 from bentos.runtime.scoring.inputs import MAX_ROWS
 
 if TYPE_CHECKING:
@@ -100,13 +101,26 @@ def from_table(table: "pa.Table") -> Columns:
         elif pa.types.is_integer(kind) or pa.types.is_null(kind):
             found[name] = values.to_pylist()
         elif pa.types.is_timestamp(kind):
-            found[name] = values.cast(pa.timestamp("us", kind.tz)).to_pylist()
+            found[name] = _moments(values, f"{name:.80}")
         elif _is_text(kind):
             found[name] = _texts(values, f"{name:.80}")
         else:
             raise Refused(
                 400, f"is of Arrow type {kind}; give numbers, or text if it is a key or a category", field=f"{name:.80}"
             )
+    return found
+
+
+def _moments(column: Any, field: str) -> list[Any]:
+    """A column's times, what is below a microsecond cut off; Refused for one that no calendar or zone has."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = pa.timestamp("us", column.type.tz)
+    try:
+        found: list[Any] = column.cast(options=pc.CastOptions(kind, allow_time_truncate=True)).to_pylist()
+    except (ValueError, OverflowError, LookupError) as error:  # Arrow's own are ValueErrors
+        raise Refused(400, f"has a time that is none: {error}", field=field) from None
     return found
 
 
@@ -139,7 +153,7 @@ def _array(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
     """An Arrow array; one that has the same value everywhere is made from it alone."""
     import pyarrow as pa
 
-    if values and values[0] == values[-1] and values.count(values[0]) == len(values):
+    if alike(values):
         return pa.repeat(pa.scalar(values[0], kind), len(values))
     return pa.array(values, kind)
 

@@ -12,6 +12,11 @@ import orjson
 OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
+def alike(column: Sequence[Any]) -> bool:
+    """Whether a column has one value everywhere; where it has not, two looks mostly tell."""
+    return len(column) > 0 and column[0] == column[-1] and column.count(column[0]) == len(column)
+
+
 def compose(
     rows: int,
     columns: Mapping[str, Sequence[Any]],
@@ -22,13 +27,13 @@ def compose(
     same: Mapping[str, Any],
 ) -> bytes:
     """The line of a block; `values` has a list or array per feature, NaN and None where missing."""
-    alike, each = dict(same), {}
+    common, each = dict(same), {}
     for name, column in columns.items():
-        if column[0] == column[-1] and column.count(column[0]) == rows:
-            alike[name] = column[0]
+        if alike(column):
+            common[name] = column[0]
         else:
             each[name] = column
-    block: dict[str, Any] = {"rows": rows, "same": alike, "each": each, "names": names, "values": values}
+    block: dict[str, Any] = {"rows": rows, "same": common, "each": each, "names": names, "values": values}
     return orjson.dumps(block | {"others": others} if others else block, option=OPTIONS)
 
 

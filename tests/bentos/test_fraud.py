@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
@@ -254,11 +255,39 @@ def test_a_frames_times_may_be_timestamps_of_any_unit(fraud_http: TestClient) ->
     route, sent = spoken(frame)["mlflow csv"]
     expected = probabilities(fraud_http.post(route, **sent))
     for unit in ("ns", "us", "ms"):
-        route, sent = spoken(frame.assign(time=frame["time"].dt.as_unit(unit)))["arrow"]
+        finer = pd.Timedelta(1 if unit == "ns" else 0, "ns")
+        route, sent = spoken(frame.assign(time=frame["time"].dt.as_unit(unit) + finer))["arrow"]
         assert probabilities(fraud_http.post(route, **sent)) == expected, unit
     route, sent = spoken(frame.assign(time=frame["time"].dt.tz_localize(None)))["arrow"]
     refused = fraud_http.post(route, **sent)
     assert (refused.status_code, refused.json()["field"]) == (400, "time"), refused.text
+
+
+@pytest.mark.parametrize(
+    ("form", "times"),
+    [
+        ("arrow", pa.array([10**18], pa.timestamp("us", "UTC"))),  # a year that no calendar has
+        ("parquet", pa.array([10**18], pa.timestamp("us", "UTC"))),
+        ("arrow", pa.array([10**17], pa.timestamp("s", "UTC"))),  # more microseconds than a number holds
+        ("arrow", pa.array([0], pa.timestamp("us", "No/Where"))),
+        ("parquet", pa.array([0], pa.timestamp("us", "No/Where"))),
+    ],
+)
+def test_a_time_that_is_none_is_refused(fraud_http: TestClient, form: str, times: pa.Array) -> None:
+    """Named, and no error of the server's."""
+    keys = {
+        name: pa.array([value]) for name, value in {"card_id": CARD, "terminal_id": TERMINAL, "amount": 1.0}.items()
+    }
+    table, sink = pa.table(keys | {"time": times}), io.BytesIO()
+    if form == "arrow":
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        pq.write_table(table, sink)
+    route, kind = ("/predict", arrow.STREAM) if form == "arrow" else ("/invocations", "application/vnd.apache.parquet")
+    refused = fraud_http.post(route, content=sink.getvalue(), headers={"content-type": kind})
+    assert refused.status_code == 400, refused.text
+    assert "time" in refused.text
 
 
 @pytest.mark.parametrize(

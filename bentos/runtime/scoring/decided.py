@@ -186,7 +186,7 @@ def _struct(names: Sequence[str], fixed: Mapping[str, Any]) -> Any:
 
 def written(moments: Sequence[datetime | None]) -> list[str | None]:
     """Moments as they stand in answers and records; few of them differ."""
-    if moments and moments[0] is None and moments.count(None) == len(moments):
-        return [None] * len(moments)
+    if blocks.alike(moments):
+        return [None if moments[0] is None else moments[0].isoformat()] * len(moments)
     known = {moment: None if moment is None else moment.isoformat() for moment in set(moments)}
     return [known[moment] for moment in moments]
