@@ -22,7 +22,7 @@ from flows.alerts import outbox
 from flows.errors import GateError, ReleaseError
 from flows.settings import Settings, Target, settings
 from flows.steps.rollouts import tenure
-from flows.stores import bentos, history, images, lineage, locks, registry, transaction
+from flows.stores import admission, bentos, history, images, lineage, locks, registry, transaction
 from flows.targets import placement
 from flows.targets import registry as remote
 from flows.walk import Plan
@@ -51,37 +51,6 @@ def settle(home: Path, use_case: str) -> str | None:
     """Complete or revert what a killed release left, unless one is at it right now; says which, or None."""
     with locks.held(home, f"release-{use_case}") as alone:
         return placement.recover(settings().model_copy(update={"home": home}), use_case) if alone else None
-
-
-def promoted(use_case: str, number: str | None) -> registry.Version:
-    """The version of that number, else the challenger; GateError unless its gates said PROMOTE, and not of a drill."""
-    version = registry.get(use_case, number) if number else registry.by_alias(use_case, "challenger")
-    if version is None:
-        raise ReleaseError(f"{use_case} has no challenger: run `bentoflow train`, or name a version to release")
-    if version.verdict != "PROMOTE":
-        reasons = " ".join(json.loads(version.tags.get("reasons", "[]")))
-        raise GateError(
-            f"version {version.number} of {use_case} cannot be released: its verdict is "
-            f"{version.verdict or 'missing'}. {reasons}".strip()
-        )
-    if version.tags.get("drill"):
-        raise GateError(
-            f"version {version.number} of {use_case} was trained with a planted fault (a drill): never released"
-        )
-    return version
-
-
-def releasable(use_case: str, number: str | None) -> registry.Version:
-    """The version to release; GateError unless its gates said PROMOTE, against the champion that is still in charge."""
-    version = promoted(use_case, number)
-    champion = registry.by_alias(use_case, "champion")
-    against = version.tags.get("judged_against", "")
-    if champion is not None and champion.number not in {against, version.number}:
-        raise GateError(
-            f"version {version.number} was judged against {against or 'no champion'}, but {champion.number} "
-            f"is in charge now: train again, so that they are compared on the same rows"
-        )
-    return version
 
 
 @task(cache_policy=NO_CACHE)
@@ -212,7 +181,7 @@ def release(
             log.warning("an interrupted release was %s", settled)
             if version is None:
                 return {"use_case": use_case, "action": settled}
-        wanted = releasable(use_case, version)
+        wanted = admission.releasable(use_case, version)
         before, answers = registry.aliases(use_case), transaction.champion_release(chosen.home, use_case)
         after = {"champion": wanted.number, "challenger": None, "previous": before.get("champion")}
         in_charge = before.get("champion") == wanted.number

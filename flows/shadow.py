@@ -11,9 +11,9 @@ from bentos.runtime.rollouts import rollout
 from bentos.runtime.rollouts.rollout import SHADOW, Arm, Rollout
 from flows import processes, servers, usecases
 from flows.errors import ReleaseError
-from flows.release import exclusive, keep, promoted
+from flows.release import exclusive, keep
 from flows.settings import Settings, settings
-from flows.stores import history
+from flows.stores import admission, history
 from flows.targets import local, placement
 
 ON, OFF = "shadow on", "shadow off"
@@ -68,7 +68,7 @@ def in_charge(home: Path, use_case: str) -> Rollout:
 
 def staged(use_case: str, number: str | None, arm: str, now: Rollout) -> Arm:
     """The arm of a promoted version whose files are in BentoML's store; ReleaseError if it cannot be a shadow."""
-    tag, _ = keep(use_case, promoted(use_case, number))
+    tag, _ = keep(use_case, admission.promoted(use_case, number))
     for other in now.arms:
         if other.release == tag and other.name != arm and other.kind in (rollout.CHAMPION, SHADOW):
             raise ReleaseError(f"{tag} is the {other.name} already; name a version that is not, or take that off first")

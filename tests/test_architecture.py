@@ -105,7 +105,9 @@ def test_modules_stay_small_and_named_by_a_noun(path: Path) -> None:
 
 def test_generic_code_names_no_use_case() -> None:
     """A use case is mentioned in its own three files, in the demos and as a default, never in generic logic."""
-    demos = {f"flows/demos/{part}.py" for part in ("loop", "chapters", "episodes")} | {"flows/steps/pages/narrative.py"}
+    demos = {f"flows/demos/{part}.py" for part in ("loop", "chapters", "episodes", "evidence")} | {
+        "flows/steps/pages/narrative.py"
+    }
     names = use_cases()
     assert names >= {"churn", "fraud"}
     own = demos | {f"{folder}/{name}.py" for folder in ("flows/usecases", "bentos") for name in names}

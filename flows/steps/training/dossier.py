@@ -12,7 +12,7 @@ from bentos.runtime.monitoring import calibration, rules, sketches
 from bentos.runtime.scoring.manifest import GOLDEN, MANIFEST, MODEL, REFERENCE, REFERENCE_PROFILE, Manifest, sha256
 from flows.steps.gating import gates
 from flows.steps.monitoring import estimates, transfer
-from flows.steps.pages import plots
+from flows.steps.pages import model_plots
 from flows.steps.training import card, probes, search
 from flows.steps.training.arrays import Table
 from flows.steps.training.candidate import Candidate
@@ -181,10 +181,10 @@ def pictures(built: Candidate) -> dict[str, bytes]:
     if not built.intervals:
         return {}
     return {
-        "confusion.png": plots.confusion(y, scores, threshold),
-        "roc.png": plots.roc(y, scores),
-        "precision_recall.png": plots.precision_recall(y, scores, threshold),
-        "calibration.png": plots.calibration(y, scores),
-        "importance.png": plots.importance(built.importance),
-        "scores.png": plots.score_histogram(scores, threshold),
+        "confusion.png": model_plots.confusion(y, scores, threshold),
+        "roc.png": model_plots.roc(y, scores),
+        "precision_recall.png": model_plots.precision_recall(y, scores, threshold),
+        "calibration.png": model_plots.calibration(y, scores),
+        "importance.png": model_plots.importance(built.importance),
+        "scores.png": model_plots.score_histogram(scores, threshold),
     }

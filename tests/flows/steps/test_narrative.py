@@ -7,7 +7,7 @@ import pytest
 
 from bentos.runtime.scoring.manifest import Manifest
 from flows.steps.gating import gates
-from flows.steps.pages import narrative, plots
+from flows.steps.pages import model_plots, narrative
 from flows.steps.pages.page import Event, render
 from tests.flows.steps.test_candidate import DRAFT, built
 from tests.flows.steps.test_dossier import outcome
@@ -83,7 +83,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "history": [{"at": "1998-01-01T00:00:00", "action": "promoted", "version": "1", "reason": "first version"}],
         "journal": 1_400,
         "segments": 2,
-        "pictures": {"roc.png": plots.roc(built().evidence.y, built().test_scores)},
+        "pictures": {"roc.png": model_plots.roc(built().evidence.y, built().test_scores)},
     }  # fmt: skip
     return given | changes
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib import _pylab_helpers
 
 from flows.steps.monitoring.course import Point, Span
-from flows.steps.pages import plots
+from flows.steps.pages import model_plots, plots
 from flows.steps.training.metrics import Importance
 
 RNG = np.random.default_rng(0)
@@ -23,19 +23,19 @@ POINTS = (
 )
 
 PICTURES: dict[str, Callable[[], bytes]] = {
-    "confusion": lambda: plots.confusion(Y, P, 0.5),
-    "confusion of one answer": lambda: plots.confusion(Y, P * 0.1, 0.5),
-    "roc": lambda: plots.roc(Y, P),
-    "roc with champion": lambda: plots.roc(Y, P, P**2),
-    "precision_recall": lambda: plots.precision_recall(Y, P),
-    "precision_recall with threshold": lambda: plots.precision_recall(Y, P, 0.4),
-    "calibration": lambda: plots.calibration(Y, P),
-    "calibration of few rows": lambda: plots.calibration([0, 1, 1], [0.2, 0.2, 0.9]),
-    "importance": lambda: plots.importance(
+    "confusion": lambda: model_plots.confusion(Y, P, 0.5),
+    "confusion of one answer": lambda: model_plots.confusion(Y, P * 0.1, 0.5),
+    "roc": lambda: model_plots.roc(Y, P),
+    "roc with champion": lambda: model_plots.roc(Y, P, P**2),
+    "precision_recall": lambda: model_plots.precision_recall(Y, P),
+    "precision_recall with threshold": lambda: model_plots.precision_recall(Y, P, 0.4),
+    "calibration": lambda: model_plots.calibration(Y, P),
+    "calibration of few rows": lambda: model_plots.calibration([0, 1, 1], [0.2, 0.2, 0.9]),
+    "importance": lambda: model_plots.importance(
         [Importance(f"a_$very_long_{i}_column_name_$", i / 99, 0.01) for i in range(30)]
     ),
-    "importance of nothing": lambda: plots.importance([]),
-    "score_histogram": lambda: plots.score_histogram(P, 0.5),
+    "importance of nothing": lambda: model_plots.importance([]),
+    "score_histogram": lambda: model_plots.score_histogram(P, 0.5),
     "quality_over_time": lambda: plots.quality_over_time(POINTS, "title", metric="ROC AUC", dummy=0.5),
     "quality_over_time of one estimate": lambda: plots.quality_over_time(
         POINTS[:1], "title", metric="ROC AUC", dummy=0.7
