@@ -29,7 +29,7 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         "1 what is not promoted is not released",
-        "flows/release.py",
+        "flows/stores/admission.py",
         (('if version.verdict != "PROMOTE":', "if False:"),),
         "tests/flows/test_release.py::test_what_the_gates_did_not_promote_is_not_released",
     ),

@@ -152,12 +152,25 @@ def test_every_variable_is_required_or_harmless(tmp_path: Path) -> None:
         assert f"required variable {name} is missing a value: run init.py" in failed.value.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="init.py gives folders to uid 10001")
+def test_init_is_for_those_who_may_give_folders_to_the_containers_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody else is told so before anything is written."""
+    monkeypatch.setattr(sys, "argv", ["init.py", str(tmp_path / "data")])
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    with pytest.raises(SystemExit, match="run this as root or as the user 10001, to whom the containers' data belong"):
+        init().main()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_init_makes_what_is_missing_and_keeps_the_rest(tmp_path: Path) -> None:
     """Secrets of their own, private files, each mounted folder; again changes nothing, and no secret is printed."""
     here, data = tmp_path / "compose", tmp_path / "data"
     here.mkdir()
-    shutil.copy(COMPOSE / "init.py", here)
+    text = (COMPOSE / "init.py").read_text()
+    owner = 10001 if os.geteuid() == 0 else os.geteuid()  # without root a user can own the folders, but not give them
+    assert text.count("UID = 10001\n") == 1
+    (here / "init.py").write_text(text.replace("UID = 10001\n", f"UID = {owner}\n"))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "openssl").symlink_to(shutil.which("openssl") or "openssl")
     digest = "registry.example.org/bentoflow-flows@sha256:" + "ab" * 32
@@ -178,7 +191,7 @@ def test_init_makes_what_is_missing_and_keeps_the_rest(tmp_path: Path) -> None:
     assert re.fullmatch(r'"Bearer [0-9a-f]{64}" first;\n', key)
     assert made["FLOWS_IMAGE"] == digest
     for path in (file, data / "gateway" / "keys.conf", data / "gateway" / "tls" / "tls.key"):
-        assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o600, 10001), path
+        assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o600, owner), path
     with file.open("a") as lines:
         lines.writelines(f"{name}=kept.example.org/x@sha256:{'0' * 64}\n" for name in init().IMAGES)
     before = file.read_text()
