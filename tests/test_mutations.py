@@ -97,8 +97,8 @@ MUTATIONS = (
         "4 a row scores the same in any batch",
         "bentos/runtime/scoring/model.py",
         (
-            ('"whole" if operators(content) <= ROW_BY_ROW else "blocks"', '"whole"'),
-            ('return way if same.all() else "alone"', "return way"),
+            ('("whole", "blocks") if operators(content) <= ROW_BY_ROW else ("blocks",)', '("whole",)'),
+            ("return bool(same.all())", "return True"),
         ),
         "tests/bentos/test_scorer.py::test_a_row_scores_the_same_bits_in_every_batch_size_and_order",
     ),

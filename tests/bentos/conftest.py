@@ -53,15 +53,9 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 
 def to_onnx(model: Any, width: int) -> bytes:
     """A fitted classifier as the training flow exports it."""
-    from skl2onnx import convert_sklearn
-    from skl2onnx.common.data_types import FloatTensorType
+    from flows.steps.training import export
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # protobuf deprecates numpy integers, which the tree converter passes
-        graph = convert_sklearn(
-            model, initial_types=[("x", FloatTensorType([None, width]))], options={id(model): {"zipmap": False}}
-        )
-    return bytes(graph.SerializeToString())
+    return bytes(export.converted(model, width).SerializeToString())
 
 
 def fit(*, seed: int = 0, sign: float = 1.0) -> bytes:

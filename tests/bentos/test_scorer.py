@@ -111,6 +111,17 @@ def test_a_model_whose_scores_depend_on_company_runs_row_by_row(model, monkeypat
     assert Model(model).way == "alone"
 
 
+def test_trees_whose_last_step_depends_on_company_run_in_blocks(monkeypatch):
+    """A kernel that takes a batch's last rows another way, as a vector's rest, is the same in blocks of one size."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    x = np.random.default_rng(3).normal(size=(200, WIDTH)).astype(np.float32)
+    content = to_onnx(HistGradientBoostingClassifier(max_iter=5, random_state=0).fit(x, x[:, 0] > 0), WIDTH)
+    real = Model._run
+    monkeypatch.setattr(Model, "_run", lambda self, z: real(self, z) + (np.arange(len(z)) >= len(z) // 8 * 8) * 1e-9)
+    assert Model(content).way == "blocks"
+
+
 def test_preprocessing_fills_logs_and_standardises_in_float64():
     """Missing becomes fill, negatives clip to 0 before log1p, then (value - mean) / scale, cast once at the end."""
     features = (

@@ -2,8 +2,8 @@
 
 Kernels for matrices differ with the shape: a logistic regression's scores change in the last bit for a fifth to two
 fifths of the rows between one row and several. Trees add up one row after the other and do not. So a model that
-consists of trees runs on whatever comes, and every other one on blocks of one fixed size, filled up with zeros; both
-are tried out when the model is opened, and one that fails runs row by row.
+consists of trees runs on whatever comes, and every other one on blocks of one fixed size, filled up with zeros; a way
+is tried out when the model is opened, and a model that none holds for runs row by row.
 
 What trees cost is mostly branches that the processor guessed wrong. Many rows are scored in the order of the input
 that moves scores most, which the upper splits ask for, so that neighbours take the same way: a quarter less time.
@@ -22,7 +22,7 @@ Way = Literal["whole", "blocks", "alone"]
 
 MANY = 64  # rows: fewer are scored sooner as they come than they are put in order
 BLOCK = 64  # rows: as dear as one row for a linear model (9 against 8 us), and 1,000 rows are 16 calls
-ROW_BY_ROW = {"TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble", "Cast", "Identity"}
+ROW_BY_ROW = {"TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble", "Sigmoid", "Cast", "Identity"}
 
 
 class ScorerError(ValueError):
@@ -39,7 +39,10 @@ class Model:
         self.input = str(first.name)
         self.width: int | None = first.shape[-1] if isinstance(first.shape[-1], int) else None
         self.leading: int | None = None  # the input that many rows are put in order by
-        self.way: Way = self._tried("whole" if operators(content) <= ROW_BY_ROW else "blocks")
+        self.way: Way = "alone"
+        if self.width is not None:
+            ways: tuple[Way, ...] = ("whole", "blocks") if operators(content) <= ROW_BY_ROW else ("blocks",)
+            self.way = next(filter(self._holds, ways), "alone")
         if self.way == "whole":
             self.leading = self._leading()
 
@@ -82,17 +85,15 @@ class Model:
             change.append(np.abs(self._run(shuffled) - before).sum())
         return int(np.argmax(change)) if change else None
 
-    def _tried(self, way: Way) -> Way:
-        """The way if it gives each of some rows the same bits in different company and places, else row by row."""
+    def _holds(self, way: Way) -> bool:
+        """Whether a way gives each of some rows the same bits in different company and places."""
         self.way = way
-        if self.width is None:
-            return "alone"
-        z = _rows(self.width, scale=2.0)
+        z = _rows(self.width or 0, scale=2.0)
         together = self.scores(z)
         alone = np.concatenate([self.scores(z[i : i + 1]) for i in range(len(z))])
         moved = np.roll(self.scores(np.roll(z, 5, axis=0)), -5)
         same = (alone.view(np.int64) == together.view(np.int64)) & (moved.view(np.int64) == together.view(np.int64))
-        return way if same.all() else "alone"
+        return bool(same.all())
 
 
 def _rows(width: int, *, scale: float) -> Inputs:

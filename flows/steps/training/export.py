@@ -13,6 +13,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from bentos.runtime.scoring.categories import Raw
 from bentos.runtime.scoring.manifest import Feature
+from flows.steps.training import trees
 
 
 def preprocessing(fitted: Pipeline, names: Sequence[str], logged: Sequence[str]) -> tuple[Feature, ...]:
@@ -51,26 +52,32 @@ def _missing(value: Any) -> bool:
 
 
 def to_onnx(fitted: Pipeline, names: Sequence[str], width: int | None = None) -> bytes:
-    """The classifier alone, float32[n, width] in, probabilities[n, 2] out; the features' order is in its metadata.
+    """The classifier alone, float32[n, width] in, probabilities out; the features' order is in its metadata.
 
     `width` is that of the preprocessed features, one input for each of `names` unless some are categorical.
     """
-    from skl2onnx import to_onnx as convert
-    from skl2onnx.common.data_types import FloatTensorType
-
-    classifier = with_exact_splits(fitted["model"])
-    with warnings.catch_warnings():  # the converter passes numpy integers, which protobuf deprecates
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        graph = convert(
-            classifier,
-            initial_types=[("input", FloatTensorType([None, width or len(names)]))],
-            options={id(classifier): {"zipmap": False}},
-            target_opset=17,
-        )
+    graph = converted(fitted["model"], width or len(names))
     entry = graph.metadata_props.add()
     entry.key, entry.value = "features", ",".join(names)
     data: bytes = graph.SerializeToString()
     return data
+
+
+def converted(model: Any, width: int) -> Any:
+    """A fitted classifier as ONNX: float32[n, width] in; P(0) and P(1) [n, 2] out, or P(1) alone [n, 1] of trees."""
+    from skl2onnx import to_onnx as convert
+    from skl2onnx.common.data_types import FloatTensorType
+
+    classifier = with_exact_splits(model)
+    with warnings.catch_warnings():  # the converter passes numpy integers, which protobuf deprecates
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        graph = convert(
+            classifier,
+            initial_types=[("input", FloatTensorType([None, width]))],
+            options={id(classifier): {"zipmap": False}},
+            target_opset=17,
+        )
+    return trees.single_score(graph)
 
 
 def with_exact_splits(model: Any) -> Any:

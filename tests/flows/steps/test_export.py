@@ -5,8 +5,10 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
@@ -85,6 +87,40 @@ def test_the_export_is_repeatable(name: str) -> None:
     """The same fitted pipeline gives the same bytes."""
     fitted, _ = exported(name)
     assert export.to_onnx(fitted, NAMES) == export.to_onnx(fitted, NAMES)
+
+
+SERVED = {
+    "logistic_regression": None,
+    "random_forest": ["TreeEnsembleRegressor"],
+    "hist_gradient_boosting": ["TreeEnsembleRegressor", "Sigmoid"],
+}
+
+
+@every
+def test_trees_are_exported_as_one_score(name: str) -> None:
+    """A forest's sum is its probability, boosted trees' go through the logistic function; a linear model stays."""
+    fitted, scorer = exported(name)
+    graph = onnx.load_from_string(export.to_onnx(fitted, NAMES)).graph
+    operators = [node.op_type for node in graph.node]
+    if (served := SERVED[name]) is None:
+        assert "LinearClassifier" in operators
+        return
+    assert operators == served
+    assert [output.name for output in graph.output] == ["probabilities"]
+    assert "nodes_missing_value_tracks_true" not in {attribute.name for attribute in graph.node[0].attribute}
+    onnx.checker.check_model(export.to_onnx(fitted, NAMES))
+    assert scorer.model.way == "whole"
+
+
+@pytest.mark.parametrize("labels", [("Low", "High"), (0, 1, 2)], ids=["texts", "three classes"])
+def test_trees_of_other_classes_stay_a_classifier(labels: tuple[object, ...]) -> None:
+    """What is not 0 and 1 has no single score."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(200, 3)).astype(np.float32)
+    y = np.array(labels)[rng.integers(0, len(labels), 200)]
+    for model in (RandomForestClassifier(5, max_depth=3), HistGradientBoostingClassifier(max_iter=5)):
+        graph = export.converted(model.fit(x, y), 3).graph
+        assert "TreeEnsembleClassifier" in {node.op_type for node in graph.node}
 
 
 def test_preprocessing_is_the_fitted_imputer_and_scaler() -> None:
