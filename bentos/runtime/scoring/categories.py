@@ -31,9 +31,9 @@ class Categories:
         self._inputs = [_inputs(features[j]) for j in self.columns]
         self.width = sum(inputs.shape[1] for inputs in self._inputs)
 
-    def codes(self, c: int, texts: Iterable[str | None]) -> list[float]:
+    def codes(self, c: int, texts: Sequence[str | None] | Texts) -> Floats:
         """Positions of the texts of the c-th categorical feature."""
-        return list(map(self._positions[c].get, texts, repeat(NOT_FOUND)))
+        return np.fromiter(map(self._positions[c].get, texts, repeat(NOT_FOUND)), np.float64, len(texts))
 
     def coded(self, raw: Raw) -> Floats:
         """Coded values of raw ones; ScorerError names a value that is not of its column's kind."""

@@ -26,6 +26,7 @@ class Decider:
         self._script = Script(arm, served)
         self._gatherer = gatherer(served.manifest, served.reader, served.scorer.preprocess)
         self._cuts = np.array(served.manifest.cuts)
+        self._risks = np.array(served.manifest.risks, dtype=object)
 
     def decide(
         self,
@@ -47,12 +48,13 @@ class Decider:
             ids = ids and [ids[i] for i in fine]
         manifest, listed = self.served.manifest, scores.tolist()
         states = gathered.ready.states
+        flagged = manifest.stale == "flag" and states.count("ok") < len(states)
         columns = Columns(
             ids or _request_ids(len(listed)),
             listed,
-            list(map(manifest.risks.__getitem__, self._cuts.searchsorted(scores, side="right").tolist())),
+            self._risks[self._cuts.searchsorted(scores, side="right")].tolist(),
             written(gathered.ready.event_times),
-            [state != "ok" for state in states] if manifest.stale == "flag" else [False] * len(listed),
+            [state != "ok" for state in states] if flagged else [False] * len(listed),
             smoke,
         )
         return Decided(self._script, gathered, columns, now, datetime.now(UTC).isoformat())

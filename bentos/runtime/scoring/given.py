@@ -127,18 +127,18 @@ class Given:
             return None
         texts = np.empty((n, len(self.categories.columns)), dtype=object)
         if not self.categories.columns:
-            return np.ascontiguousarray(x.T), texts
-        values = np.empty((n, len(columns)))
-        values[:, self.categories.numbers] = x.T
+            return x.T, texts
+        values = np.empty((len(columns), n))
+        values[self.categories.numbers] = x
         for c, j in enumerate(self.categories.columns):
             try:
                 codes = self.categories.codes(c, columns[j])
             except TypeError:  # a list or an object
                 return None
-            if NOT_FOUND in codes and not _plain_texts(columns[j]):
+            if (codes == NOT_FOUND).any() and not _plain_texts(columns[j]):
                 return None
-            texts[:, c], values[:, j] = columns[j], codes
-        return values, texts
+            texts[:, c], values[j] = columns[j], codes
+        return values.T, texts
 
     def _put_mixed(
         self,

@@ -38,7 +38,7 @@ class Preprocessor:
             return self._standardised(x)
         z = np.empty((len(x), self.width), dtype=np.float32)
         first = len(self.categories.numbers)
-        z[:, :first] = self._standardised(x[:, self.categories.numbers])
+        z[:, :first] = self._standardised(x.T[self.categories.numbers].T)
         self.categories.inputs(x, z[:, first:])
         return z
 

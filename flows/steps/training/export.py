@@ -56,7 +56,7 @@ def to_onnx(fitted: Pipeline, names: Sequence[str], width: int | None = None) ->
 
     `width` is that of the preprocessed features, one input for each of `names` unless some are categorical.
     """
-    graph = converted(fitted["model"], width or len(names))
+    graph = converted(with_exact_splits(fitted["model"]), width or len(names))
     entry = graph.metadata_props.add()
     entry.key, entry.value = "features", ",".join(names)
     data: bytes = graph.SerializeToString()
@@ -68,13 +68,12 @@ def converted(model: Any, width: int) -> Any:
     from skl2onnx import to_onnx as convert
     from skl2onnx.common.data_types import FloatTensorType
 
-    classifier = with_exact_splits(model)
     with warnings.catch_warnings():  # the converter passes numpy integers, which protobuf deprecates
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         graph = convert(
-            classifier,
+            model,
             initial_types=[("input", FloatTensorType([None, width]))],
-            options={id(classifier): {"zipmap": False}},
+            options={id(model): {"zipmap": False}},
             target_opset=17,
         )
     return trees.single_score(graph)
