@@ -4,7 +4,6 @@ The release comes up as the `candidate` and is asked there, while the `service` 
 by answering all requests as the candidate, until the `service` is of it too. Each step may be done again.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from flows.targets import golden, local, trial
 from flows.walk import Plan
 
 SERVICE, CANDIDATE = "service", "candidate"
-NAMES_S = 3.0  # the gateway keeps the addresses of names for 2 s, and a container that is replaced has another one
 
 
 def check(chosen: Settings, use_case: str, plan: Plan) -> None:
@@ -60,7 +58,6 @@ def switch(chosen: Settings, pending: Transaction, *, say: Say) -> None:
             composition.lead(stack, 100)
         stack = composition.start(stack, SERVICE, pending.image, say=say)
         composition.await_ready(stack, SERVICE)
-        time.sleep(NAMES_S)
     revert(chosen, pending, say=say)
 
 

@@ -120,6 +120,7 @@ def composed(folder: Path, machine: Machine) -> Iterator[Running]:
         "HTTPS_PORT": f"127.0.0.1:{https}",
         "HTTP_PORT": f"127.0.0.1:{free_port()}",
         "OPERATIONS_PORT": str(free_port()),
+        "SERVING_NETWORK": f"10.231.{https % 256}",
     }
     (here / ".env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     stack = composition.find(Settings(compose=here), "churn")
@@ -181,6 +182,7 @@ class Load:
         """Releases of the next answers."""
         begun = len(self.answers)
         wait_for(lambda: len(self.answers) >= begun + more or bool(self.failures), what="answers")
+        assert self.failures == []
         return {name for name, _ in self.answers[begun:]}
 
     def __enter__(self) -> "Load":

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_network
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,20 @@ def names_are_reachable(project: Project) -> list[str]:
     return wrong
 
 
+def releases_keep_their_address(project: Project) -> list[str]:
+    """The gateway looks for a release where it is, and no other container can be given its address."""
+    [config] = project["networks"]["serving"]["ipam"]["config"]
+    given, wrong = ip_network(config["ip_range"]), []
+    looked_for = dict(line.split("=") for line in project["services"]["gateway"].get("extra_hosts", ()))
+    for name in ("service", "candidate"):
+        address = (project["services"][name]["networks"].get("serving") or {}).get("ipv4_address", "")
+        if looked_for.get(name) != address:
+            wrong.append(f"the gateway looks for {name} at {looked_for.get(name)}, it is at {address or 'any address'}")
+        if address and (ip_address(address) in given or ip_address(address) not in ip_network(config["subnet"])):
+            wrong.append(f"{name} has {address}, which is not its own of {config['subnet']}")
+    return wrong
+
+
 def mounts_are_there(project: Project) -> list[str]:
     """Files of the repository exist and are mounted read-only; each container writes where it must and nowhere else."""
     data, wrong = Path(made(Path())["BENTOFLOW_DATA"]).name, []
@@ -183,6 +198,7 @@ RULES: dict[str, Callable[[Project], list[str]]] = {
         ports_are_published_on_purpose,
         networks_keep_apart,
         names_are_reachable,
+        releases_keep_their_address,
         mounts_are_there,
         no_engine_is_given_away,
         waits_are_for_health,

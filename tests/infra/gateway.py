@@ -70,7 +70,7 @@ def running(folder: Path, behind: dict[str, str]) -> Iterator[Gateway]:
     data, file = folder / "data", folder / "gateway" / "nginx.conf"
     for path in ("data/gateway/tls", "data/gateway/share", "data/targets", "gateway"):
         (folder / path).mkdir(parents=True)
-    changes = {"include /tmp/resolver.conf;": "", "/tmp/": f"{folder}/", "/etc/bentoflow/state/": f"{data}/gateway/"}
+    changes = {"/tmp/": f"{folder}/", "/etc/bentoflow/state/": f"{data}/gateway/"}
     changes |= {f"../state/{name}": f"{data}/gateway/{name}" for name in ("keys.conf", "tls")}
     changes |= {f"{name}:3000": address for name, address in behind.items()}
     changes |= {f"listen {name}": f"listen 127.0.0.1:{port}" for name, port in ports.items()}

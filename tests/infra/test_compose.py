@@ -80,6 +80,21 @@ PLANTED: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
         lambda s: put(s["grafana"]["environment"], "PROMETHEUS_URL", "http://prom:9090"),
         "prom:9090",
     ),
+    (
+        "releases_keep_their_address",
+        lambda s: put(s["service"]["networks"], "serving", None),
+        "the gateway looks for service at 10.231.77.250, it is at any address",
+    ),
+    (
+        "releases_keep_their_address",
+        lambda s: s["gateway"]["extra_hosts"].remove("candidate=10.231.77.251"),
+        "the gateway looks for candidate at None",
+    ),
+    (
+        "releases_keep_their_address",
+        lambda s: put(s["candidate"]["networks"]["serving"], "ipv4_address", "10.231.77.20"),
+        "candidate has 10.231.77.20, which is not its own of 10.231.77.0/24",
+    ),
     ("mounts_are_there", lambda s: put(s["gateway"]["volumes"][0], "source", "/nowhere"), "gateway mounts /nowhere"),
     (
         "mounts_are_there",
