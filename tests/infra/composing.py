@@ -19,6 +19,7 @@ ADDRESS = re.compile(r"(?:@|//)([a-z]+):(\d+)")
 PUBLIC = {"gateway": {"8080", "8443"}}  # all other ports are for this host alone
 REACHES_OUT = {"gateway", "worker", "prefect", "mlflow", "alertmanager", "grafana"}
 WRITES = {"/var/lib/bentoflow", "/var/lib/postgresql/data", "/data", "/prometheus", "/alertmanager", "/var/lib/grafana"}
+ASKED = (("gateway", "service"), ("gateway", "candidate"), ("service", "valkey"), ("candidate", "valkey"))
 JOURNAL = "/var/lib/bentoflow/journal"
 ENGINE = ("docker.sock", "podman", "containerd", "/proc", "/sys", "/dev")
 
@@ -146,15 +147,15 @@ def names_are_reachable(project: Project) -> list[str]:
     return wrong
 
 
-def releases_keep_their_address(project: Project) -> list[str]:
-    """The gateway looks for a release where it is, and no other container can be given its address."""
+def addresses_stay(project: Project) -> list[str]:
+    """What answers a request is looked for where it is, and no other container can be given its address."""
     [config] = project["networks"]["serving"]["ipam"]["config"]
     given, wrong = ip_network(config["ip_range"]), []
-    looked_for = dict(line.split("=") for line in project["services"]["gateway"].get("extra_hosts", ()))
-    for name in ("service", "candidate"):
+    for client, name in ASKED:
+        looked_for = dict(line.split("=") for line in project["services"][client].get("extra_hosts", ()))
         address = (project["services"][name]["networks"].get("serving") or {}).get("ipv4_address", "")
         if looked_for.get(name) != address:
-            wrong.append(f"the gateway looks for {name} at {looked_for.get(name)}, it is at {address or 'any address'}")
+            wrong.append(f"{client} looks for {name} at {looked_for.get(name)}, it is at {address or 'any address'}")
         if address and (ip_address(address) in given or ip_address(address) not in ip_network(config["subnet"])):
             wrong.append(f"{name} has {address}, which is not its own of {config['subnet']}")
     return wrong
@@ -198,7 +199,7 @@ RULES: dict[str, Callable[[Project], list[str]]] = {
         ports_are_published_on_purpose,
         networks_keep_apart,
         names_are_reachable,
-        releases_keep_their_address,
+        addresses_stay,
         mounts_are_there,
         no_engine_is_given_away,
         waits_are_for_health,

@@ -81,17 +81,22 @@ PLANTED: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
         "prom:9090",
     ),
     (
-        "releases_keep_their_address",
+        "addresses_stay",
         lambda s: put(s["service"]["networks"], "serving", None),
-        "the gateway looks for service at 10.231.77.250, it is at any address",
+        "gateway looks for service at 10.231.77.250, it is at any address",
     ),
     (
-        "releases_keep_their_address",
+        "addresses_stay",
         lambda s: s["gateway"]["extra_hosts"].remove("candidate=10.231.77.251"),
-        "the gateway looks for candidate at None",
+        "gateway looks for candidate at None",
     ),
     (
-        "releases_keep_their_address",
+        "addresses_stay",
+        lambda s: drop(s["valkey"]["networks"]["serving"], "ipv4_address"),
+        "candidate looks for valkey at 10.231.77.249, it is at any address",
+    ),
+    (
+        "addresses_stay",
         lambda s: put(s["candidate"]["networks"]["serving"], "ipv4_address", "10.231.77.20"),
         "candidate has 10.231.77.20, which is not its own of 10.231.77.0/24",
     ),
