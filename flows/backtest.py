@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from bentos.runtime.home import replace
 from flows import servers, usecases
-from flows.errors import BentoflowError, StoreError
+from flows.errors import BentoflowError, StoreError, WindowError
 from flows.examples import known
 from flows.settings import settings
 from flows.steps.backtesting import outcome, policies, recommendation, trained
@@ -128,6 +128,10 @@ def backtest(
     case, home = usecases.load(use_case), settings().home
     snapshot, end = known(case, until, home)
     start = cohorts.utc(pd.Timestamp(since)) if since else None
+    if start is not None and start >= end:
+        raise WindowError(
+            f"nothing is known of {use_case} from {start:%Y-%m-%d} to {end:%Y-%m-%d}: give an earlier since"
+        )
     options = Options(since=start, step_days=step_days, search=search, gated=gated)
     with locks.held(home, f"backtest-{use_case}") as alone:
         if not alone:

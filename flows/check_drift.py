@@ -16,6 +16,7 @@ from bentos.runtime.monitoring import drift, signatures, sketches
 from bentos.runtime.scoring import manifest
 from flows import servers, usecases
 from flows.alerts import outbox
+from flows.errors import WindowError
 from flows.retraining import alarms
 from flows.runner import task_runner
 from flows.settings import settings
@@ -117,6 +118,10 @@ def check_drift(
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
     end = utc(until) if until else clock.now(home, use_case) + timedelta(seconds=1)
     start = utc(since) if since else end - WINDOW
+    if start >= end:
+        raise WindowError(
+            f"no answer lies between {start:%Y-%m-%d %H:%M} and {end:%Y-%m-%d %H:%M} UTC: give a later until"
+        )
     release = transaction.champion_release(home, use_case)
     if release is None:
         log.warning("%s has no champion: nothing to check", use_case)

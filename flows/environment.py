@@ -5,6 +5,7 @@ has set wins. Standard library only.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 APPLIED = "BENTOFLOW_APPLIED_HOME"  # the home that the variables were last derived from
@@ -51,5 +52,6 @@ def apply(home: Path | None = None) -> None:
     wanted = Path(home or os.environ.get("BENTOFLOW_HOME") or ROOT / ".bentoflow").expanduser().resolve()
     os.environ.update(defaults(wanted) if home is not None else unset_defaults(wanted))
     os.environ[APPLIED] = str(wanted)
-    for folder in ("mlflow", "prefect", "bentoml"):
-        (wanted / folder).mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # of a home that cannot be written: whatever needs it says so
+        for folder in ("mlflow", "prefect", "bentoml"):
+            (wanted / folder).mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,10 @@ class ServerError(BentoflowError):
     """A server that a setting names does not answer, or not as it should; the message never holds credentials."""
 
 
+class WindowError(BentoflowError):
+    """A time is none that can be asked about: a window that ends before it begins, a moment that is yet to come."""
+
+
 class GateError(BentoflowError):
     """A candidate was refused, or a gate could not be evaluated."""
 

@@ -4,7 +4,6 @@ One process beside the flows' home, `bentoflow exporter`. It only reads, anew at
 that left a history; one whose records cannot be read is told by `bentoflow_state_readable` 0 and hides no other.
 """
 
-import json
 import logging
 import signal
 import threading
@@ -23,7 +22,7 @@ from flows.errors import BentoflowError
 from flows.settings import Settings
 from flows.steps.monitoring import figures
 from flows.steps.monitoring.figures import Figure
-from flows.stores import answers, history, prepared
+from flows.stores import answers, history, prepared, verdicts
 
 READABLE = "bentoflow_state_readable"
 COUNTERS = ("candidates", "releases")
@@ -87,8 +86,7 @@ def _prepared(home: Path, use_case: str) -> pd.Timestamp | None:
 
 
 def _newest_month(home: Path, use_case: str) -> dict[str, Any]:
-    path = home / "feedback" / f"{use_case}.json"
-    months = json.loads(path.read_text())["months"] if path.exists() else []
+    months = verdicts.feedback(home, use_case).get("months", [])
     return months[-1] if months else {}
 
 

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from bentos.runtime import clock
 from bentos.runtime.features import online
 from flows import servers, usecases
-from flows.errors import ContractError, SourceError
+from flows.errors import ContractError, SourceError, WindowError
 from flows.retraining import isolation
 from flows.runner import task_runner
 from flows.settings import settings
@@ -128,6 +128,8 @@ def prepare(
     `source` replaces fields of the declared source for one run, for example `{"url": "s3://…", "format": "parquet"}`.
     """
     case, home, log = usecases.load(use_case), settings().home, get_run_logger()
+    if as_of and cohorts.utc(pd.Timestamp(as_of)) > pd.Timestamp.now("UTC") + pd.Timedelta(days=1):
+        raise WindowError(f"nothing is known yet as of {as_of:%Y-%m-%d}: give a moment that has come")
     chosen = _override(case.source, source)
     checked = check(ingest(chosen, case.time), use_case, getattr(chosen, "time_format", None))
     last = checked.good[case.time].max()

@@ -181,6 +181,10 @@ def release(
             log.warning("an interrupted release was %s", settled)
             if version is None:
                 return {"use_case": use_case, "action": settled}
+        if (mended := transaction.mend(chosen.home, use_case, clock.now(chosen.home, use_case))) is not None:
+            log.warning("the rollout file was written anew: %s", mended)
+            if version in (None, registry.aliases(use_case)["champion"]):
+                return {"use_case": use_case, "action": "mended", "reason": mended}
         wanted = admission.releasable(use_case, version)
         before, answers = registry.aliases(use_case), transaction.champion_release(chosen.home, use_case)
         after = {"champion": wanted.number, "challenger": None, "previous": before.get("champion")}

@@ -27,6 +27,7 @@ def rollback(use_case: str = "churn", reason: str = "manual") -> dict[str, Any]:
         if (settled := placement.recover(chosen, use_case)) is not None:
             log.warning("an interrupted release was %s; say rollback again if you still want it", settled)
             return {"use_case": use_case, "action": settled}
+        transaction.mend(chosen.home, use_case, clock.now(chosen.home, use_case))
         lines = history.read(chosen.home, use_case)
         champions, target = tenure.stack(lines), tenure.target(lines)
         if len(champions) < 2:

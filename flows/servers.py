@@ -50,14 +50,15 @@ def named(function: Callable[P, R]) -> Callable[P, R]:
 def blamed(error: BaseException) -> ServerError | None:
     """Which server an error is about, by the innermost of its causes that a server's driver raised; None if none is."""
     found = None
-    for cause in _causes(error):
+    for cause in chain(error):
         if isinstance(cause, ServerError):
             return cause
         found = _server(cause) or found
     return found
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and its causes, the outermost first."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

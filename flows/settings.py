@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from flows.environment import ROOT
 
 Target = Literal["local", "registry", "compose", "kubernetes", "sagemaker", "vertex"]  # where releases go
+Drill = Literal["shuffled_labels"]  # faults that a training can plant
 
 
 class Settings(BaseSettings):

@@ -141,6 +141,7 @@ def up(chosen: Settings, use_case: str, say: Callable[[str], None]) -> None:
     if (settled := settle(chosen.home, use_case)) is not None:
         say(f"settled   an interrupted release, {settled}")
     start_server(chosen)
+    registry.client()  # makes MLflow's database, which its UI would not make whole
     mlflow, exporter = start_mlflow(chosen), start_exporter(chosen)
     api = wait_server(chosen)
     prefect(environment(chosen.home), "config", "set", f"PREFECT_API_URL={api}")

@@ -74,7 +74,10 @@ def _is_verdict(line: dict[str, Any]) -> bool:
 
 def _arms(home: Path, use_case: str, health: dict[str, Any] | None) -> dict[str, str]:
     """Each arm's release, its share where there is a canary, and what a running service makes of it."""
-    found = rollout.read(rollout.rollout_path(home, use_case))
+    try:
+        found = rollout.read(rollout.rollout_path(home, use_case))
+    except rollout.RolloutError as error:
+        return {"problem": str(error)}
     if found is None:
         return {}
     return {

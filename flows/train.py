@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -18,7 +18,7 @@ from flows.examples import examples
 from flows.release import release, settle
 from flows.retraining import decision
 from flows.retraining.decision import Decision
-from flows.settings import settings
+from flows.settings import Drill, settings
 from flows.steps.data import cohorts
 from flows.steps.gating import gates
 from flows.steps.monitoring import policy, triggers
@@ -27,8 +27,6 @@ from flows.steps.training import candidate as candidates
 from flows.steps.training.arrays import Table
 from flows.stores import history, lineage, locks, registry, snapshots, tables, versions
 from flows.usecases.spec import UseCase
-
-Drill = Literal["shuffled_labels"]
 
 
 @task(cache_policy=NO_CACHE)

@@ -45,7 +45,11 @@ class Plan:
 def parsed(text: str) -> tuple[int, ...]:
     """Steps as a command line gives them, "1,10,50,100"; none for an empty text. ReleaseError if they are no steps."""
     try:
-        return canary.checked_steps([int(part.strip().rstrip("%")) for part in text.split(",") if part.strip()])
+        steps = [int(part.strip().rstrip("%")) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise ReleaseError(f"--canary {text}: give whole percentages, such as 1,10,50,100") from error
+    try:
+        return canary.checked_steps(steps)
     except ValueError as error:
         raise ReleaseError(f"--canary {text}: {error}") from error
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import AsOf, Reason, UseCase, show
-from flows.settings import Target
+from flows.settings import Drill, Target
 
 app = typer.Typer()
 
@@ -29,12 +29,12 @@ def train(
     use_case: UseCase = "churn",
     as_of: AsOf = None,
     reason: Reason = "manual",
-    drill: Annotated[str | None, typer.Option(help="plant a fault that the gates must refuse: shuffled_labels")] = None,
+    drill: Annotated[Drill | None, typer.Option(help="plant a fault that the gates must refuse")] = None,
 ) -> None:
     """Train a candidate, judge it, register it with its verdict."""
     from flows.train import train as run
 
-    result = run(use_case, as_of, reason, drill)  # type: ignore[arg-type]
+    result = run(use_case, as_of, reason, drill)
     show({k: v for k, v in result.items() if k not in {"metrics", "dummy"}})
 
 

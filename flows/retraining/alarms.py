@@ -10,7 +10,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from bentos.runtime.home import replace
 from flows.retraining import events
-from flows.stores import history
+from flows.stores import history, verdicts
 
 EVENT = "bentoflow.drift.detected"  # asks for a training
 ALERT = "bentoflow.data_bug.detected"  # asks for a person
@@ -35,7 +35,7 @@ def announce(result: dict[str, Any], path: Path, at: datetime, home: Path, *, em
     a check that is run again tells what a killed one may not have told. None for what the server did not get.
     """
     found = _ids(result) if emit else dict.fromkeys(NAMES)
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = verdicts.read(path)
     told = {name: before.get(name) for name in found}
     same = ("profiles", "kind")
     if before and all(before.get(name) == result[name] for name in same) and told == found:

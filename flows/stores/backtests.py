@@ -24,7 +24,7 @@ from flows.steps.monitoring import estimates
 from flows.steps.monitoring.kinds import Promise
 from flows.steps.training.arrays import Table
 from flows.steps.training.search import Trial
-from flows.stores import lineage, tables
+from flows.stores import lineage, records, tables
 from flows.usecases.spec import UseCase
 
 FACTS, LATEST = "training.json", "latest.json"
@@ -145,8 +145,6 @@ def save_result(home: Path, use_case: str, name: str, result: dict[str, Any]) ->
 def latest(home: Path, use_case: str) -> dict[str, Any] | None:
     """The result of the newest finished backtest; None if there is none, or it was removed."""
     pointer = folder(home, use_case) / LATEST
-    try:
-        found: dict[str, Any] = json.loads((pointer.parent / json.loads(pointer.read_text())["result"]).read_text())
-    except FileNotFoundError:
-        return None
-    return found
+    remedy = "remove it, and run `bentoflow backtest` again"
+    named = records.read(pointer, remedy)
+    return records.read(pointer.parent / str(named.get("result")), remedy) if named else None

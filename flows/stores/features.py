@@ -209,7 +209,10 @@ def _run(store: Any) -> str:
 def holds(store: Any, home: Path, use_case: str, partition: Path) -> bool:
     """Whether the online store was last materialised, to the end, from this version of the partition."""
     path = home / "feast" / f"online-{use_case}.json"
-    return path.exists() and json.loads(path.read_text()) == _state(store, partition)
+    try:
+        return bool(json.loads(path.read_bytes()) == _state(store, partition))
+    except (FileNotFoundError, ValueError):  # one that cannot be read says nothing: it is materialised again
+        return False
 
 
 def remember_online(store: Any, home: Path, use_case: str, partition: Path) -> None:

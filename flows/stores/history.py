@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.errors import StoreError
+
 
 def path(home: Path, use_case: str) -> Path:
     """The history's file, JSON lines, oldest first."""
@@ -29,8 +31,20 @@ def append(home: Path, use_case: str, action: str, *, at: datetime, **facts: Any
 
 
 def read(home: Path, use_case: str) -> list[dict[str, Any]]:
-    """All lines; a torn last one (a machine that lost power) is left out."""
+    """All lines; a torn last one (a machine that lost power) is left out, StoreError names any other that is none."""
     file = path(home, use_case)
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text().split("\n")[:-1] if line]
+    lines = enumerate(file.read_bytes().split(b"\n")[:-1], 1)
+    return [_parsed(line, f"{file}, line {number}") for number, line in lines if line]
+
+
+def _parsed(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(line)
+        _ = found["action"], found["at"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{where} is corrupt: {error!r}; restore it, or remove the line if you accept to lose what it says"
+        ) from error
+    return found

@@ -12,12 +12,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from bentos.runtime import journal
 from bentos.runtime.home import replace
 from bentos.runtime.monitoring import sketches
 from bentos.runtime.monitoring.measures import Sketch
+from flows.errors import StoreError
 from flows.steps.monitoring import segments, windows
 from flows.stores import answers, profiles
 from flows.usecases.spec import Slice
@@ -40,6 +41,7 @@ DAY_S = 86_400.0
 UNUSED_S = 8 * DAY_S  # a weekly check finds the merges of its days again
 
 Records = list[dict[str, Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +130,26 @@ def merged(names: Sequence[str], folder: Path) -> str:
 
 def window_of(names: Sequence[str], folder: Path) -> windows.Window:
     """The counts of parts, or of merges of them, as one window."""
-    return windows.merge([windows.from_json((folder / f"{name}.json").read_text()) for name in names])
+    kept = [folder / f"{name}.json" for name in names]
+    return windows.merge([_parsed(path, path.read_bytes(), windows.from_json) for path in kept])
 
 
 def profile_of(names: Sequence[str], folder: Path) -> bytes:
     """The profile of parts, or of merges of them."""
-    return profiles.merge([(folder / f"{name}.bin").read_bytes() for name in names])
+    kept = {path: path.read_bytes() for path in (folder / f"{name}.bin" for name in names)}
+    try:
+        return profiles.merge(list(kept.values()))
+    except StoreError:
+        for path, content in kept.items():
+            _parsed(path, content, profiles.remembered)
+        raise
+
+
+def _parsed(path: Path, content: bytes, parse: Callable[[bytes], T]) -> T:
+    try:
+        return parse(content)
+    except (StoreError, ValueError) as error:
+        raise StoreError(f"{path} is corrupt: {error}; remove it: the next check makes it again") from error
 
 
 def sweep(folder: Path, now: float) -> list[str]:

@@ -9,7 +9,7 @@ import pandas as pd
 from bentos.runtime.home import replace
 from flows.errors import StoreError
 from flows.steps.data import cohorts
-from flows.stores import snapshots
+from flows.stores import records, snapshots
 
 
 def _path(home: Path, use_case: str) -> Path:
@@ -17,9 +17,7 @@ def _path(home: Path, use_case: str) -> Path:
 
 
 def _read(home: Path, use_case: str) -> dict[str, Any]:
-    path = _path(home, use_case)
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
+    return records.read(_path(home, use_case), "remove it, and run `bentoflow prepare` again") or {}
 
 
 def remember(home: Path, use_case: str, snapshot: str, as_of: pd.Timestamp, *, source_rows: int) -> None:

@@ -19,6 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from flows.environment import ROOT
 from flows.errors import StoreError
+from flows.stores import database
 
 ALIASES = ("champion", "challenger", "previous")
 REQUIREMENTS = ("numpy", "onnxruntime", "pandas", "orjson")
@@ -40,8 +41,16 @@ class Version:
 
 
 def client() -> MlflowClient:
-    """A client of the tracking server that the environment names."""
+    """A client of the tracking server that the environment names; a database of ours is made if it is not there."""
+    database.ready(os.environ.get("MLFLOW_TRACKING_URI", ""), _database)
     return MlflowClient()
+
+
+def _database(address: str) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    root = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or "mlruns"
+    SqlAlchemyStore(address, root).engine.dispose()  # type: ignore[no-untyped-call]
 
 
 def connect(use_case: str, home: Path) -> str:
@@ -50,7 +59,7 @@ def connect(use_case: str, home: Path) -> str:
     Its artefacts lie where MLFLOW_DEFAULT_ARTIFACT_ROOT says, below `home` if it says nothing, or with a server that
     keeps them.
     """
-    found = mlflow.get_experiment_by_name(use_case)
+    found = client().get_experiment_by_name(use_case)
     if found is not None:
         return str(found.experiment_id)
     if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):

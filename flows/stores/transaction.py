@@ -13,8 +13,8 @@ from uuid import uuid4
 from bentos.runtime.home import replace as write_file
 from bentos.runtime.rollouts import rollout
 from bentos.runtime.rollouts.rollout import Arm, Rollout
-from flows.errors import ReleaseError
-from flows.stores import history, registry
+from flows.errors import ReleaseError, StoreError
+from flows.stores import history, records, registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,14 @@ def path(home: Path, use_case: str) -> Path:
 
 
 def read(home: Path, use_case: str) -> Transaction | None:
-    """The transaction under way, if any."""
+    """The transaction under way, if any; StoreError if its file does not say what it is."""
     file = path(home, use_case)
-    return Transaction(**json.loads(file.read_text())) if file.exists() else None
+    remedy = "restore it, or remove it and run `bentoflow release` again: the champion goes on answering"
+    found = records.read(file, remedy)
+    try:
+        return Transaction(**found) if found is not None else None
+    except TypeError as error:
+        raise StoreError(f"{file} is no transaction of this version: {error}; {remedy}") from error
 
 
 def write(home: Path, pending: Transaction) -> None:
@@ -75,6 +80,28 @@ def champion_release(home: Path, use_case: str) -> str | None:
     """Tag of the release that answers now, by the rollout file; None before the first one."""
     now = rollout.read(rollout.rollout_path(home, use_case))
     return next((arm.release for arm in now.arms if arm.name == rollout.CHAMPION), None) if now else None
+
+
+def mend(home: Path, use_case: str, at: datetime) -> str | None:
+    """Write the rollout file anew where it does not name the champion's release: it was lost, cut off or edited.
+
+    Only where no release is under way: aliases and file say the same then. What was wrong, None if nothing was.
+    """
+    champion = registry.by_alias(use_case, "champion")
+    if champion is None or (release := champion.tags.get("release")) is None:
+        return None
+    try:
+        answers = champion_release(home, use_case)
+    except rollout.RolloutError as error:
+        why = str(error)
+    else:
+        if answers == release:
+            return None
+        why = f"the rollout file named {answers or 'no champion'}, and {release} is in charge"
+    beside = shadows(home, use_case)
+    rollout.write(rollout.rollout_path(home, use_case), arms(release, shadows=beside))
+    history.append(home, use_case, "rollout mended", at=at, version=champion.number, release=release, reason=why)
+    return why
 
 
 def stage(home: Path, pending: Transaction) -> None:

@@ -1,9 +1,11 @@
 """Verdicts of the drift checks, each beside its report, and the quality that labels measured."""
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from flows.errors import StoreError
+from flows.stores import records
 
 KEPT = 32  # windows before a check that its persistence may ask about
 
@@ -21,8 +23,17 @@ def before(home: Path, use_case: str, release: str, end: datetime) -> list[dict[
 
 def until(home: Path, use_case: str, end: datetime, pattern: str = "drift-*.json") -> list[dict[str, Any]]:
     """The verdicts on windows with answers, of every release, that ended by a moment, the newest last."""
-    found = [json.loads(path.read_text()) for path in (home / "reports" / use_case).glob(pattern)]
-    return sorted((v for v in found if v["rows"] and _ended(v) <= end), key=_ended)
+    found = [read(path) for path in (home / "reports" / use_case).glob(pattern)]
+    return sorted((v for v in found if v and v["rows"] and _ended(v) <= end), key=_ended)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The verdict in a file, {} if there is none; StoreError if it is none."""
+    remedy = "remove it: a check of the same window writes it again"
+    found = records.read(path, remedy) or {}
+    if found and not {"rows", "until"} <= set(found):
+        raise StoreError(f"{path} is no verdict of a drift check; {remedy}")
+    return found
 
 
 def _ended(verdict: dict[str, Any]) -> datetime:
@@ -31,8 +42,7 @@ def _ended(verdict: dict[str, Any]) -> datetime:
 
 def feedback(home: Path, use_case: str) -> dict[str, Any]:
     """What labels measured last: `months` and `windows`; {} before the first time."""
-    path = home / "feedback" / f"{use_case}.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return records.read(home / "feedback" / f"{use_case}.json", "run `bentoflow feedback` again") or {}
 
 
 def measured(home: Path, use_case: str, release: str) -> dict[str, Any]:

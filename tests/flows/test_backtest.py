@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_URL
 
 from bentos.runtime.scoring.manifest import sha256
 from flows.backtest import assemble, backtest
-from flows.errors import BentoflowError, ContractError, StoreError
+from flows.errors import BentoflowError, ContractError, StoreError, WindowError
 from flows.prepare import prepare
 from flows.settings import settings
 from flows.status import status
@@ -174,6 +174,13 @@ def test_too_little_history_says_what_is_missing(prepared: Path) -> None:
         backtest("churn", step_days=7)
     with pytest.raises(StoreError, match="labels would look mature that are not"):
         backtest("churn", until=END)
+
+
+@pytest.mark.parametrize("since", [datetime(1998, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)])
+def test_a_replay_that_begins_after_its_end_is_refused(prepared: Path, since: datetime) -> None:
+    """Both moments are named, also a year that no timestamp reaches."""
+    with pytest.raises(WindowError, match=f"nothing is known of churn from {since:%Y-%m-%d} to 1998-01-01"):
+        backtest("churn", since=since)
 
 
 def test_gates_that_nothing_passes_are_named(

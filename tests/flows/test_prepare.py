@@ -219,3 +219,13 @@ def test_going_back_in_time_takes_the_online_store_along(prepared: Path, feed: d
     prepare("churn", now, feed)
     assert clock.now(prepared, "churn") == now
     np.testing.assert_array_equal(online(prepared, ids, now), offline(prepared, ids, now))
+
+
+def test_a_corrupt_mark_of_the_online_store_is_written_again(prepared: Path, feed: dict[str, str]) -> None:
+    """What says which partition the online store holds was cut off: it is materialised again and says so again."""
+    mark = prepared / "feast" / "online-churn.json"
+    prepare("churn", datetime(1998, 1, 1, tzinfo=UTC), feed)
+    whole = mark.read_bytes()
+    mark.write_bytes(whole[: len(whole) // 2])
+    prepare("churn", datetime(1998, 1, 1, tzinfo=UTC), feed)
+    assert mark.read_bytes() == whole

@@ -15,7 +15,8 @@ from bentos.runtime.scoring.release import ReleaseRefused, load_release
 from flows.errors import GateError, ImageError, ReleaseError, StackError
 from flows.release import release
 from flows.rollback import rollback
-from flows.settings import Target
+from flows.settings import Target, settings
+from flows.status import status
 from flows.steps.rollouts import tenure
 from flows.stores import bentos, history, images, locks, registry, transaction
 from flows.targets import local, placement
@@ -488,3 +489,29 @@ def test_every_target_has_its_place() -> None:
     assert list(placement.PLACES) == list(get_args(Target))
     assert [name for name in placement.PLACES if not placement.recorded(name)] == ["local", "registry"]
     assert [name for name in placement.PLACES if not placement.takes_image(name)] == ["local"]
+
+
+@pytest.mark.parametrize("content", [None, "", '{"arms": [{"name": "cham', '{"arms": []}', "other"])
+def test_a_lost_or_altered_rollout_file_is_written_anew(released: Path, content: str | None) -> None:
+    """`bentoflow release`, which the error of such a file asks for, puts the champion back; status tells it before."""
+    whole, file = state(released), rollout.rollout_path(released, "churn")
+    text = file.read_text().replace("churn:v1-", "churn:v0-") if content == "other" else content
+    file.unlink() if text is None else file.write_text(text)
+    shown = status(settings(), "churn")["rollout"]
+    assert shown != whole["arms"]
+    done = release("churn")
+    assert done["action"] == "mended"
+    assert state(released) == whole
+    assert history.read(released, "churn")[-1]["action"] == "rollout mended"
+    with pytest.raises(ReleaseError, match="no challenger"):
+        release("churn")
+
+
+def test_a_corrupt_rollout_file_does_not_stop_a_release(released: Path) -> None:
+    """A better version is released all the same, and a rollback goes back from it over another corrupt file."""
+    number, file = another().number, rollout.rollout_path(released, "churn")
+    file.write_text("{")
+    assert release("churn", number)["version"] == number
+    file.write_text("{")
+    assert rollback("churn")["version"] == "1"
+    assert [arm["name"] for arm in state(released)["arms"]] == ["champion"]

@@ -73,7 +73,7 @@ def to_json(window: Window) -> str:
     return json.dumps({"columns": columns, **cells}, sort_keys=True)
 
 
-def from_json(text: str) -> Window:
+def from_json(text: str | bytes) -> Window:
     """The window that `to_json` wrote; ValueError if it is none."""
     try:
         raw = json.loads(text)

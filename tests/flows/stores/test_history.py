@@ -4,6 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
+from flows.errors import StoreError
 from flows.stores import history
 
 AT = datetime(1998, 1, 1, tzinfo=UTC)
@@ -60,3 +63,14 @@ def test_text_with_line_ends_stays_one_line(tmp_path: Path) -> None:
     history.append(tmp_path, "churn", "reverted", at=AT, reason="one\ntwo\u2028three")
     (line,) = history.read(tmp_path, "churn")
     assert line["reason"] == "one\ntwo\u2028three"
+
+
+@pytest.mark.parametrize("line", [b'{"action": "promoted", "at"\n', b"\xff\x00\n", b"7\n", b"{}\n"])
+def test_a_corrupt_line_is_named(tmp_path: Path, line: bytes) -> None:
+    """A line in the middle that is no entry is an error with file, line and what to do, and is never skipped."""
+    history.append(tmp_path, "churn", "promoted", at=AT, version="1")
+    with history.path(tmp_path, "churn").open("ab") as file:
+        file.write(line)
+    history.append(tmp_path, "churn", "promoted", at=AT, version="2")
+    with pytest.raises(StoreError, match=r"churn\.jsonl, line 2 is corrupt.*restore it, or remove the line"):
+        history.read(tmp_path, "churn")

@@ -15,6 +15,7 @@ from bentos.runtime import journal
 from bentos.runtime.journal import Journal
 from bentos.runtime.monitoring import sketches
 from bentos.runtime.monitoring.sketches import OTHER
+from flows.errors import StoreError
 from flows.steps.monitoring import windows
 from flows.stores import answers, parts, profiles
 from flows.stores.parts import Subject
@@ -234,3 +235,19 @@ def test_only_what_no_check_asks_for_again_is_swept(log: Journal, out: Path, tmp
     assert sorted(gone) == sorted(f"{n}.{e}" for n in superseded for e in ("bin", "json"))
     assert sorted(parts.sweep(out, moment + 9 * 86_400)) == [f"{day}.bin", f"{day}.json"]
     assert counted(names, out) == 2
+
+
+@pytest.mark.parametrize("ending", ["json", "bin"])
+def test_a_corrupt_part_is_named_and_made_again_once_removed(log: Journal, out: Path, ending: str) -> None:
+    """A file that was cut off is an error with its path; without it the part is written from the journal as it was."""
+    path = finished(log, *[record(i, NOW + i * HOUR) for i in range(3)])
+    names = parts.profile(path, SUBJECT, *ALL, out)
+    broken = out / f"{names[1]}.{ending}"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match=f"{broken} is corrupt: .*; remove it: the next check makes it again"):
+        parts.window_of(names, out) if ending == "json" else parts.profile_of(names, out)
+    broken.unlink()
+    assert parts.known(path, SUBJECT, *ALL, out) is None
+    assert parts.profile(path, SUBJECT, *ALL, out) == names
+    assert broken.read_bytes() == whole

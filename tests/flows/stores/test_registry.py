@@ -1,10 +1,15 @@
 """Registry: versions carry their verdict from the first moment, aliases move as told, what is missing is an error."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from flows import environment
 from flows.errors import StoreError
 from flows.stores import registry
 from flows.stores.registry import Version
@@ -118,3 +123,34 @@ def test_the_experiment_lies_below_the_home(prepared: Path) -> None:
     assert registry.connect("churn", prepared) == first
     location = registry.client().get_experiment(first).artifact_location
     assert location == (prepared / "mlflow" / "artifacts" / "churn").as_uri()
+
+
+def first_command(home: Path) -> "subprocess.Popen[bytes]":
+    """The first use of a registry in a home, in a process of its own."""
+    code = "from flows.stores import registry; print(registry.aliases('churn'))"
+    env = {**os.environ, **environment.defaults(home)}
+    return subprocess.Popen([sys.executable, "-c", code], cwd=environment.ROOT, env=env, stdout=subprocess.PIPE)
+
+
+@pytest.mark.integration
+def test_a_killed_first_command_leaves_a_home_that_works(home: Path) -> None:
+    """MLflow's database is put in its place when it is whole: killed while it was made, it is made again."""
+    killed = first_command(home)
+    deadline = time.monotonic() + 120
+    while not any(file.stat().st_size > 50_000 for file in (home / "mlflow").glob("*mlflow.db*")):
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.5)  # into the middle of MLflow's steps
+    killed.kill()
+    killed.communicate()
+    assert not (home / "mlflow" / "mlflow.db").exists()
+    assert registry.aliases("churn") == {}
+    assert [path.name for path in (home / "mlflow").glob("*mlflow.db*")] == ["mlflow.db"]
+
+
+@pytest.mark.integration
+def test_two_first_commands_do_not_make_the_database_twice(home: Path) -> None:
+    """Side by side in a fresh home, both find a registry without versions."""
+    both = [first_command(home), first_command(home)]
+    assert [process.communicate(timeout=240)[0].strip() for process in both] == [b"{}", b"{}"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bentos.runtime.rollouts import rollout
-from flows.errors import ReleaseError
+from flows.errors import ReleaseError, StoreError
 from flows.steps.rollouts import tenure
 from flows.stores import history, registry, transaction
 from flows.stores.transaction import Transaction
@@ -242,3 +242,16 @@ def test_a_reverted_release_has_no_image(released: Path, stage: Stage) -> None:
     stage(released, pending)
     transaction.recover(released, "churn")
     assert "image" not in registry.get("churn", "2").tags
+
+
+@pytest.mark.parametrize("content", ['{"use_case": "chu', "[]", '{"use_case": "churn", "step": 1}'])
+def test_a_corrupt_record_of_a_release_is_named(released: Path, content: str) -> None:
+    """A file that does not say what is under way is an error with what to do, not a crash, and nothing is reverted."""
+    before = old(released)
+    file = transaction.path(released, "churn")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+    for step in (transaction.read, transaction.recover):
+        with pytest.raises(StoreError, match=r"pending\.json is .*remove it and run `bentoflow release` again"):
+            step(released, "churn")
+    assert old(released) == before
