@@ -1,13 +1,16 @@
 """Typed settings from the environment; what belongs to a use case lives in its spec."""
 
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from bentos.runtime.home import create
 from flows.environment import ROOT
+from flows.errors import StoreError
 
 Target = Literal["local", "registry", "compose", "kubernetes", "sagemaker", "vertex"]  # where releases go
 Drill = Literal["shuffled_labels"]  # faults that a training can plant
@@ -67,10 +70,12 @@ class Settings(BaseSettings):
             return self.mask_key.encode()
         path = self.home / "mask.key"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_hex(32))
-        return path.read_text().encode()
+            with suppress(FileExistsError):  # another first command's is as good
+                create(path, secrets.token_hex(32).encode())
+        key = path.read_bytes()
+        if not key.strip():
+            raise StoreError(f"{path} is empty, which masks nothing: restore it, or remove it to mask anew from now on")
+        return key
 
 
 def settings() -> Settings:

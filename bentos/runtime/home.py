@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,6 +16,15 @@ def home() -> Path:
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a start after a crash, finds it old or new and whole."""
+    _put(path, content, os.replace)
+
+
+def create(path: Path, content: bytes) -> None:
+    """The same of a file that is not there yet, for its owner alone; FileExistsError if somebody was faster."""
+    _put(path, content, os.link)
+
+
+def _put(path: Path, content: bytes, put: Callable[[str, Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -22,10 +32,9 @@ def replace(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
+        put(name, path)
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from bentos.runtime import home as runtime
 from flows import environment
+from flows.errors import StoreError
 from flows.runner import task_runner
 from flows.settings import Settings, settings
 
@@ -58,6 +60,21 @@ def test_the_masking_key_is_made_once_and_private(tmp_path: Path) -> None:
     assert Settings(home=tmp_path / "home").key() == key
     assert stat.S_IMODE((tmp_path / "home" / "mask.key").stat().st_mode) == 0o600
     assert Settings(home=tmp_path / "other").key() != key
+
+
+def test_an_empty_masking_key_masks_nothing(tmp_path: Path) -> None:
+    """One that lost its content is refused: with it as the key anybody could undo the masks."""
+    (tmp_path / "mask.key").touch()
+    with pytest.raises(StoreError, match=r"mask\.key is empty"):
+        Settings(home=tmp_path).key()
+
+
+def test_first_commands_at_once_share_one_masking_key(tmp_path: Path) -> None:
+    """Whoever was slower takes the key that is there."""
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(pool.map(lambda _: Settings(home=tmp_path).key(), range(32)))
+    assert len(set(keys)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.key"]
 
 
 def test_a_given_masking_key_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
