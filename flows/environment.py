@@ -26,6 +26,7 @@ def defaults(home: Path) -> dict[str, str]:
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(home / "mlflow" / "artifacts"),
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # half a minute; its own seven are five, without a word
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # processes of the UI for features that nothing here uses
         "GIT_PYTHON_REFRESH": "quiet",
         "DO_NOT_TRACK": "true",
