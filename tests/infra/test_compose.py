@@ -172,6 +172,26 @@ def test_every_variable_is_required_or_harmless(tmp_path: Path) -> None:
         assert f"required variable {name} is missing a value: run init.py" in failed.value.stderr
 
 
+def test_the_worker_can_be_left_to_the_host(project: Project, tmp_path: Path) -> None:
+    """`WORKERS=0` in .env leaves the stack without one, whatever is said to Compose later."""
+    given = tmp_path / "given"
+    given.write_text("".join(f"{name}={value}\n" for name, value in {**composing.made(tmp_path), "WORKERS": 0}.items()))
+    assert project["services"]["worker"]["scale"] == 1
+    assert composing.resolved(tmp_path, given=given)["services"]["worker"]["scale"] == 0
+
+
+def test_init_asks_an_engine_that_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Docker client without its daemon is none; Podman is taken then, and nothing where neither is there."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert init().engine() is None
+    for name, code in (("docker", 1), ("podman", 0)):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {code}\n")
+        (tmp_path / name).chmod(0o755)
+    assert init().engine() == "podman"
+    (tmp_path / "docker").write_text("#!/bin/sh\nexit 0\n")
+    assert init().engine() == "docker"
+
+
 def test_init_is_for_those_who_may_give_folders_to_the_containers_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
