@@ -17,6 +17,7 @@ from flows.stores.engines import Engine
 from tests import loop, servers
 from tests.container.machine import Machine, machine, require
 from tests.flows.conftest import at_home, feed, prefect_api, shared, use  # noqa: F401  # three of them are fixtures
+from tests.infra import tools
 
 AS_OF = datetime(1998, 1, 1, tzinfo=UTC)
 ENGINE = Engine(builder="podman", runner="podman")
@@ -28,6 +29,7 @@ INDEX = f"https://builder:{PLANTED}@packages.invalid/simple"
 def served() -> Iterator[Machine]:
     """The engine and the registry."""
     require()
+    tools.layer()  # which cannot be fetched once the index that nobody answers is named
     with machine(Path(tempfile.mkdtemp(prefix="bentoflow-container-"))) as found:
         yield found
 

@@ -20,6 +20,7 @@ from flows.stores.containers import Container
 from tests import loop
 from tests.container import standins
 from tests.container.machine import Machine
+from tests.container.names import kept
 from tests.infra.gateway import COMPOSE
 from tests.servers import free_port
 
@@ -122,10 +123,11 @@ def running(folder: Path, machine: Machine, flows_image: str) -> Iterator[Whole]
     standins.put(machine)
     whole = Whole(made(folder, flows_image), machine)
     try:
-        for wave in waves():
-            whole.start(*wave)
-        pause(whole, whole.env)
-        yield whole
+        with kept():
+            for wave in waves():
+                whole.start(*wave)
+            pause(whole, whole.env)
+            yield whole
     finally:
         names = [f"{whole.stack.variables['COMPOSE_PROJECT_NAME']}_{name}" for name in NETWORKS]
         machine.podman("network", "rm", "--force", "--time", "1", *names, check=False)  # and what is in them
