@@ -21,7 +21,6 @@ OF_MAKE = ("ARGS", "ONLY", "WORKERS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEO
 # What takes minutes to build or start; test_transaction.py makes the trained home that two mutations take.
 LONGEST = [
     "test_flows_image",
-    "test_whole_stack",  # before test_images, which takes its layers from there and then looks into them
     "test_images",
     "test_stack",
     "test_play",

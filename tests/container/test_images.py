@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import mlflow
@@ -271,7 +272,7 @@ def test_a_digest_that_the_registry_does_not_have_is_not_released(shipped: Shipp
 def test_a_registry_with_a_password_is_given_it(served: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it, or with another one, the push is refused at once; with it push and pull go through."""
     waited: list[float] = []
-    monkeypatch.setattr(engines.time, "sleep", waited.append)
+    monkeypatch.setattr(engines, "time", SimpleNamespace(sleep=waited.append))
     (served.folder / "small").mkdir()
     (served.folder / "small" / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
     with locked_registry(served) as host:

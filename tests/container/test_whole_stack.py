@@ -27,7 +27,7 @@ from tests.container.machine import Machine, require
 from tests.container.whole import Whole
 from tests.infra.gateway import init
 
-pytestmark = [pytest.mark.container, pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.stack, pytest.mark.integration, pytest.mark.timeout(900)]
 
 REJECTED = """
 from datetime import UTC, datetime

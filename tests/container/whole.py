@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,10 @@ def worker_on_host(whole: Whole, **more: str) -> Iterator[dict[str, str]]:
         raise
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=60)
+        process.kill()
+        process.wait()
         own(whole.home, *whole.home.rglob("*"))  # this process is root, where README.md has the user 10001
 
 
