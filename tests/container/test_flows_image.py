@@ -10,7 +10,7 @@ from tests.conftest import Tell
 from tests.container.conftest import PLANTED
 from tests.container.machine import Machine
 
-pytestmark = [pytest.mark.container, pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.stack, pytest.mark.integration, pytest.mark.timeout(900)]
 
 HARDENED = ("--read-only", "--read-only-tmpfs=false", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 WRITES = ("--tmpfs=/tmp", "--volume=/var/lib/bentoflow")  # a volume is owned as the folder of the image is
