@@ -20,7 +20,6 @@ SHARED = "TESTS_SHARED"  # names a folder for what one process of the tests make
 OF_MAKE = ("ARGS", "ONLY", "WORKERS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
 # What takes minutes to build or start; test_transaction.py makes the trained home that two mutations take.
 LONGEST = [
-    "test_flows_image",
     "test_images",
     "test_stack",
     "test_play",

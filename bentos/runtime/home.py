@@ -21,7 +21,12 @@ def replace(path: Path, content: bytes) -> None:
 
 def create(path: Path, content: bytes) -> None:
     """The same of a file that is not there yet, for its owner alone; FileExistsError if somebody was faster."""
-    _put(path, content, os.link)
+    _put(path, content, _linked)
+
+
+def _linked(name: str, path: Path) -> None:
+    os.link(name, path)
+    os.unlink(name)
 
 
 def _put(path: Path, content: bytes, put: Callable[[str, Path], None]) -> None:
@@ -33,8 +38,9 @@ def _put(path: Path, content: bytes, put: Callable[[str, Path], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         put(name, path)
-    finally:
+    except BaseException:
         Path(name).unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -22,7 +22,7 @@ from tests import loop
 from tests.bentos.conftest import wait_for
 from tests.conftest import Tell
 from tests.container import standins, whole
-from tests.container.conftest import ENGINE, INDEX
+from tests.container.conftest import ENGINE
 from tests.container.machine import Machine, require
 from tests.container.whole import Whole
 from tests.infra.gateway import init
@@ -128,14 +128,12 @@ def test_prometheus_has_what_the_flows_left_behind(stack: Whole) -> None:
 def test_a_worker_on_the_host_closes_the_loop(stack: Whole, tell: Tell) -> None:
     """It prepares the next month and releases: the gateway's service answers with that release and those features."""
     values = stack.stack.variables
-    # The index's password is what test_images.py looks for in images: layers that it shares with them are made with it.
     more = {
         "BENTOFLOW_TARGET": "compose",
         "BENTOFLOW_COMPOSE": str(stack.stack.folder),
         "BENTOFLOW_REGISTRY": f"{stack.machine.host}/shop",
         "BENTOFLOW_REGISTRY_PLAIN_HTTP": "true",
         "BENTOFLOW_ONLINE_STORE": f"redis://:{values['VALKEY_PASSWORD']}@{values['SERVING_NETWORK']}.249:6379",
-        "UV_EXTRA_INDEX_URL": INDEX,
     }
     begun = time.monotonic()
     with whole.worker_on_host(stack, **more) as env:
